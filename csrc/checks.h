@@ -1,0 +1,238 @@
+// Argument checks shared by every backend: the same sentences as tinyssd_ops/_checks.py. Raises std::invalid_argument,
+// which Python sees as a ValueError.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace tinyssd {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class... Parts>
+void expect(bool condition, const Parts&... parts) {
+  if (condition) return;
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+// A size that a shape must have: a number, or a word for any size.
+struct Dim {
+  Dim(int64_t size) : size(size) {}        // NOLINT(google-explicit-constructor)
+  Dim(const char* word) : word(word) {}    // NOLINT(google-explicit-constructor)
+  int64_t size = -1;
+  const char* word = nullptr;
+};
+
+enum class Leading { kNone, kAny };
+
+inline std::string shape_string(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(tensor.size(i));
+  return text + "]";
+}
+
+inline void expect_shape(
+    const char* name, const Tensor& tensor, std::initializer_list<Dim> shape, Leading leading = Leading::kNone) {
+  const int64_t extra = tensor.dim() - static_cast<int64_t>(shape.size());
+  bool fits = leading == Leading::kAny ? extra >= 0 : extra == 0;
+  int64_t i = extra;
+  for (const Dim& dim : shape) {
+    fits = fits && (dim.word != nullptr || tensor.size(i) == dim.size);
+    ++i;
+  }
+  if (fits) return;
+  std::string wanted = leading == Leading::kAny ? "..." : "";
+  for (const Dim& dim : shape) {
+    wanted += (wanted.empty() ? "" : ", ") + (dim.word != nullptr ? std::string(dim.word) : std::to_string(dim.size));
+  }
+  expect(false, name, ": expected shape [", wanted, "], got ", shape_string(tensor));
+}
+
+inline void expect_threshold(const char* name, double value) {
+  expect(value >= 0 && value <= 1, name, ": expected a number between 0 and 1, got ", value);
+}
+
+inline void expect_number(const char* name, double value) {
+  expect(value == value, name, ": expected a number, got nan");
+}
+
+inline std::string dtype_string(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Byte: return "torch.uint8";
+    case ScalarType::Char: return "torch.int8";
+    case ScalarType::Short: return "torch.int16";
+    case ScalarType::Int: return "torch.int32";
+    case ScalarType::Long: return "torch.int64";
+    case ScalarType::Half: return "torch.float16";
+    case ScalarType::BFloat16: return "torch.bfloat16";
+    case ScalarType::Float: return "torch.float32";
+    case ScalarType::Double: return "torch.float64";
+    case ScalarType::Bool: return "torch.bool";
+    case ScalarType::ComplexFloat: return "torch.complex64";
+    case ScalarType::ComplexDouble: return "torch.complex128";
+    default: return torch::headeronly::toString(dtype);
+  }
+}
+
+inline std::string device_string(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  const std::string type = tensor.is_cuda() ? "cuda" : "another kind";
+  return type + ":" + std::to_string(tensor.get_device_index());
+}
+
+inline void expect_device(const char* name, const Tensor& tensor, const Tensor& like) {
+  const std::string device = device_string(tensor), wanted = device_string(like);
+  expect(device == wanted, name, ": expected device ", wanted, ", got ", device);
+}
+
+inline void expect_integer(const char* name, const Tensor& tensor) {
+  const ScalarType dtype = tensor.scalar_type();
+  const bool good = dtype == ScalarType::Byte || dtype == ScalarType::Char || dtype == ScalarType::Short ||
+                    dtype == ScalarType::Int || dtype == ScalarType::Long || dtype == ScalarType::UInt16 ||
+                    dtype == ScalarType::UInt32 || dtype == ScalarType::UInt64;
+  expect(good, name, ": expected an integer dtype, got ", dtype_string(dtype));
+}
+
+struct Named {
+  const char* name;
+  const Tensor& tensor;
+};
+
+// float64 if a tensor is float64, else float32; checks that all hold floats and share the first one's device.
+inline ScalarType compute_dtype(std::initializer_list<Named> inputs) {
+  ScalarType result = ScalarType::Float;
+  for (const auto& [name, tensor] : inputs) {
+    const ScalarType dtype = tensor.scalar_type();
+    const bool good = dtype == ScalarType::Half || dtype == ScalarType::BFloat16 || dtype == ScalarType::Float ||
+                      dtype == ScalarType::Double;
+    expect(good, name, ": expected a floating-point dtype, got ", dtype_string(dtype));
+    expect_device(name, tensor, inputs.begin()->tensor);
+    if (dtype == ScalarType::Double) result = dtype;
+  }
+  return result;
+}
+
+// Calls f with a value of the C++ type of a compute dtype.
+template <class F>
+auto with_type(ScalarType dtype, const F& f) {
+  return dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+inline Tensor contiguous_as(const Tensor& tensor, ScalarType dtype) {
+  const Tensor converted = tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
+  return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
+}
+
+inline ScalarType check_box_iou(const Tensor& boxes1, const Tensor& boxes2) {
+  expect_shape("boxes1", boxes1, {"N", 4}, Leading::kAny);
+  expect_shape("boxes2", boxes2, {"M", 4}, Leading::kAny);
+  return compute_dtype({{"boxes1", boxes1}, {"boxes2", boxes2}});
+}
+
+inline ScalarType check_box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2) {
+  expect_shape("boxes1", boxes1, {"B", "N", 4});
+  expect_shape("boxes2", boxes2, {boxes1.size(0), "M", 4});
+  expect_shape("grad", grad, {boxes1.size(0), boxes1.size(1), boxes2.size(1)});
+  return compute_dtype({{"boxes1", boxes1}, {"boxes2", boxes2}, {"grad", grad}});
+}
+
+inline ScalarType check_assign_anchors(
+    const Tensor& anchors, const Tensor& gt_boxes, const std::optional<Tensor>& gt_valid, double iou_threshold) {
+  expect_shape("anchors", anchors, {"A", 4});
+  const bool single = gt_boxes.dim() == 2;
+  single ? expect_shape("gt_boxes", gt_boxes, {"G", 4}) : expect_shape("gt_boxes", gt_boxes, {"B", "G", 4});
+  const ScalarType dtype = compute_dtype({{"anchors", anchors}, {"gt_boxes", gt_boxes}});
+  if (gt_valid) {
+    const ScalarType valid = gt_valid->scalar_type();
+    expect(valid == ScalarType::Bool, "gt_valid: expected dtype torch.bool, got ", dtype_string(valid));
+    single ? expect_shape("gt_valid", *gt_valid, {gt_boxes.size(0)})
+           : expect_shape("gt_valid", *gt_valid, {gt_boxes.size(0), gt_boxes.size(1)});
+    expect_device("gt_valid", *gt_valid, anchors);
+  }
+  expect_threshold("iou_threshold", iou_threshold);
+  return dtype;
+}
+
+inline ScalarType check_multibox_target(const Tensor& anchors, const Tensor& labels, double iou_threshold) {
+  anchors.dim() == 2 ? expect_shape("anchors", anchors, {"A", 4}) : expect_shape("anchors", anchors, {1, "A", 4});
+  expect_shape("labels", labels, {"B", "G", 5});
+  const ScalarType dtype = compute_dtype({{"anchors", anchors}, {"labels", labels}});
+  expect_threshold("iou_threshold", iou_threshold);
+  return dtype;
+}
+
+inline ScalarType check_nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
+  expect_shape("boxes", boxes, {"N", 4});
+  expect_shape("scores", scores, {boxes.size(0)});
+  const ScalarType dtype = compute_dtype({{"boxes", boxes}, {"scores", scores}});
+  expect_threshold("iou_threshold", iou_threshold);
+  return dtype;
+}
+
+inline ScalarType check_batched_nms(
+    const Tensor& boxes, const Tensor& scores, const Tensor& idxs, double iou_threshold) {
+  const ScalarType dtype = check_nms(boxes, scores, iou_threshold);
+  expect_shape("idxs", idxs, {boxes.size(0)});
+  expect_integer("idxs", idxs);
+  expect_device("idxs", idxs, boxes);
+  return dtype;
+}
+
+inline ScalarType check_nms_padded(
+    const Tensor& boxes, const Tensor& scores, double iou_threshold, const std::optional<Tensor>& class_ids,
+    std::optional<double> score_threshold, std::optional<int64_t> max_output) {
+  expect_shape("boxes", boxes, {"B", "N", 4});
+  expect_shape("scores", scores, {boxes.size(0), boxes.size(1)});
+  const ScalarType dtype = compute_dtype({{"boxes", boxes}, {"scores", scores}});
+  expect_threshold("iou_threshold", iou_threshold);
+  if (class_ids) {
+    expect_shape("class_ids", *class_ids, {boxes.size(0), boxes.size(1)});
+    expect_integer("class_ids", *class_ids);
+    expect_device("class_ids", *class_ids, boxes);
+  }
+  if (score_threshold) expect_number("score_threshold", *score_threshold);
+  if (max_output) expect(*max_output >= 0, "max_output: expected at least 0, got ", *max_output);
+  return dtype;
+}
+
+inline ScalarType check_predictions(const Tensor& cls_probs, const Tensor& offset_preds, const Tensor& anchors) {
+  expect_shape("cls_probs", cls_probs, {"B", "C", "A"});
+  const int64_t num_anchors = cls_probs.size(2);
+  expect(cls_probs.size(1) >= 1, "cls_probs: expected at least 1 class, the background, got 0");
+  expect_shape("offset_preds", offset_preds, {cls_probs.size(0), 4 * num_anchors});
+  anchors.dim() == 2 ? expect_shape("anchors", anchors, {num_anchors, 4})
+                     : expect_shape("anchors", anchors, {1, num_anchors, 4});
+  return compute_dtype({{"cls_probs", cls_probs}, {"offset_preds", offset_preds}, {"anchors", anchors}});
+}
+
+inline ScalarType check_multibox_detection(
+    const Tensor& cls_probs, const Tensor& offset_preds, const Tensor& anchors, double nms_threshold,
+    double pos_threshold) {
+  const ScalarType dtype = check_predictions(cls_probs, offset_preds, anchors);
+  expect_threshold("nms_threshold", nms_threshold);
+  expect_number("pos_threshold", pos_threshold);
+  return dtype;
+}
+
+inline ScalarType check_detect(
+    const Tensor& cls_probs, const Tensor& offset_preds, const Tensor& anchors, double nms_threshold,
+    double score_threshold, int64_t max_detections) {
+  const ScalarType dtype = check_predictions(cls_probs, offset_preds, anchors);
+  expect_threshold("nms_threshold", nms_threshold);
+  expect_number("score_threshold", score_threshold);
+  expect(max_detections >= 0, "max_detections: expected at least 0, got ", max_detections);
+  return dtype;
+}
+
+}  // namespace tinyssd

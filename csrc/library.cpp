@@ -1,0 +1,32 @@
+// The whole native interface: every op, defined once. What the ops mean stands in tinyssd_ops/ops.py; the kernels
+// register themselves, cpu/<op>.cpp for the CPU and cuda/<op>.cu for CUDA.
+// A anchors, G ground-truth boxes an image, B images, C classes (0 is the background), N and M boxes, K kept.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
+  // [..., N, 4], [..., M, 4] -> [..., N, M]
+  m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
+  // [B, N, M], [B, N, 4], [B, M, 4] -> [B, N, 4], [B, M, 4]
+  m.def("box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2) -> (Tensor, Tensor)");
+  // [A, 4], [B, G, 4] or [G, 4], bool [B, G] or [G] -> int64 [B, A] or [A]
+  m.def(
+      "assign_anchors(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, float iou_threshold=0.5) -> Tensor");
+  // [1, A, 4] or [A, 4], [B, G, 5] -> offsets [B, 4A], mask [B, 4A], classes int64 [B, A]
+  m.def("multibox_target(Tensor anchors, Tensor labels, float iou_threshold=0.5) -> (Tensor, Tensor, Tensor)");
+  // [N, 4], [N] -> int64 [K]
+  m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
+  // [N, 4], [N], integer [N] -> int64 [K]
+  m.def("batched_nms(Tensor boxes, Tensor scores, Tensor idxs, float iou_threshold) -> Tensor");
+  // [B, N, 4], [B, N], integer [B, N] -> int64 [B, K], int64 [B]
+  m.def(
+      "nms_padded(Tensor boxes, Tensor scores, float iou_threshold, Tensor? class_ids=None, "
+      "float? score_threshold=None, int? max_output=None) -> (Tensor, Tensor)");
+  // [B, C, A], [B, 4A], [1, A, 4] or [A, 4] -> [B, A, 6]
+  m.def(
+      "multibox_detection(Tensor cls_probs, Tensor offset_preds, Tensor anchors, float nms_threshold=0.5, "
+      "float pos_threshold=0.01) -> Tensor");
+  // [B, C, A], [B, 4A], [1, A, 4] or [A, 4] -> [B, K, 6], int64 [B]
+  m.def(
+      "detect(Tensor cls_probs, Tensor offset_preds, Tensor anchors, float nms_threshold=0.5, "
+      "float score_threshold=0.01, int max_detections=100, bool class_agnostic=False) -> (Tensor, Tensor)");
+}

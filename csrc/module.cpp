@@ -1,0 +1,38 @@
+// The Python module `_C`: importing it registers the ops of library.cpp and the CPU kernels.
+#include "cpu/simd.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace {
+
+std::vector<std::string> names(const std::vector<tinyssd::SimdPath>& paths) {
+  std::vector<std::string> result;
+  for (const tinyssd::SimdPath path : paths) result.emplace_back(tinyssd::simd_path_name(path));
+  return result;
+}
+
+pybind11::dict build_info() {
+  pybind11::dict info;
+  info["version"] = TINYSSD_VERSION;
+#if defined(__clang__)
+  info["compiler"] = "clang " __clang_version__;
+#else
+  info["compiler"] = "gcc " __VERSION__;
+#endif
+  info["torch_abi_target"] = TINYSSD_TORCH_TARGET;
+  info["simd_paths"] = names(tinyssd::simd_paths());
+  info["simd"] = tinyssd::simd_path_name(tinyssd::simd_path());
+  info["cuda"] = pybind11::none();
+  info["cuda_architectures"] = pybind11::list();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  tinyssd::simd_path();  // A wrong TINYSSD_OPS_SIMD fails here, at import.
+  module.doc() = "CPU kernels of tinyssd_ops";
+  module.def("build_info", &build_info, "How this library was built, and the SIMD paths that this CPU can run.");
+  module.def("set_simd_path", &tinyssd::set_simd_path, "Forces a SIMD path by name, for tests.");
+}

@@ -1,0 +1,99 @@
+"""Builds the native libraries; everything else about the package stands in pyproject.toml.
+
+TINYSSD_OPS_NATIVE=0  a pure-Torch package, no compiler needed
+TINYSSD_OPS_CUDA=0/1  without or with CUDA kernels; unset: with them where nvcc and CUDA sources are found
+TORCH_CUDA_ARCH_LIST  the GPU architectures, for example "9.0" or "8.0;9.0+PTX"
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+from pathlib import Path
+from typing import Any
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = runpy.run_path(str(ROOT / "tinyssd_ops" / "_version.py"))["__version__"]
+# The oldest torch whose stable ABI the kernels use; one build runs on it and on all later ones.
+TORCH_TARGET = (2, 10)
+DEFAULT_CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+
+
+def say(message: str) -> None:
+    """A line of what the build decided and why; `pip install -v` shows it."""
+    print(f"tinyssd_ops: {message}", flush=True)
+
+
+def sources(pattern: str) -> list[str]:
+    """The files under csrc/ of this pattern, relative to the root."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob(pattern))
+
+
+def cuda_home() -> str | None:
+    """The CUDA toolkit, where there is one and it is wanted."""
+    wanted = os.environ.get("TINYSSD_OPS_CUDA", "")
+    if wanted not in ("", "0", "1"):
+        raise SystemExit(f"TINYSSD_OPS_CUDA: expected 0 or 1, got {wanted!r}")
+    if wanted == "0":
+        say("CPU kernels only (TINYSSD_OPS_CUDA=0)")
+        return None
+    nvcc = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("CUDA_HOME", "") + "/bin", os.environ["PATH"]]))
+    missing = [what for what, there in (("nvcc", nvcc), ("CUDA sources", sources("cuda/*.cu"))) if not there]
+    if not missing:
+        say(f"CPU and CUDA kernels (found {nvcc})")
+        return str(Path(str(nvcc)).resolve().parent.parent)
+    if wanted == "1":
+        raise SystemExit(f"TINYSSD_OPS_CUDA=1, but there are no {' and no '.join(missing)}")
+    say(f"CPU kernels only (no {' and no '.join(missing)})")
+    return None
+
+
+def native_options() -> dict[str, Any]:
+    """What setup() needs to build the extensions: nothing for the pure-Torch package."""
+    native = os.environ.get("TINYSSD_OPS_NATIVE", "1")
+    if native not in ("0", "1"):
+        raise SystemExit(f"TINYSSD_OPS_NATIVE: expected 0 or 1, got {native!r}")
+    if native == "0":
+        say("pure Torch, no kernels (TINYSSD_OPS_NATIVE=0)")
+        return {}
+
+    import pybind11
+    from torch.utils import cpp_extension
+
+    major, minor = TORCH_TARGET
+    defines = [
+        f"-DTORCH_TARGET_VERSION=0x{major:02x}{minor:02x}000000000000",
+        f'-DTINYSSD_TORCH_TARGET="{major}.{minor}"',
+        f'-DTINYSSD_VERSION="{VERSION}"',
+    ]
+    # No contraction: each operation of the IoU is rounded on its own, as the reference does. The other two let loops
+    # over sqrt, division and comparisons become SIMD and change no value.
+    host = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-g0"]
+    include = [str(ROOT / "csrc"), pybind11.get_include()]
+    extension = cpp_extension.CppExtension(
+        "tinyssd_ops._C",
+        sources("*.cpp") + sources("cpu/*.cpp"),
+        include_dirs=include,
+        extra_compile_args={"cxx": [*host, *defines]},
+    )
+    extensions = [extension]
+    if home := cuda_home():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHITECTURES)
+        cpp_extension.CUDA_HOME = home  # None where torch was built without CUDA
+        cuda = cpp_extension.CUDAExtension(
+            "tinyssd_ops._C_cuda",
+            sources("cuda/*.cu") + sources("cuda/*.cpp"),
+            include_dirs=include,
+            extra_compile_args={"cxx": [*host, *defines], "nvcc": ["-O3", "-fmad=false", "-lineinfo", *defines]},
+        )
+        extensions.append(cuda)
+    for extension in extensions:
+        # The stable ABI's C functions are all that is used of torch.
+        extension.libraries = [lib for lib in extension.libraries if lib in ("torch_cpu", "cudart_static")]
+    return {"ext_modules": extensions, "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
+
+
+setup(**native_options())

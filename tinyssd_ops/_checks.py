@@ -1,0 +1,159 @@
+"""Argument checks of the Torch reference and the fake kernels: the same sentences as csrc/checks.h."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from types import EllipsisType
+
+import torch
+from torch import Tensor
+
+Size = int | str | EllipsisType
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def expect(condition: bool, message: str) -> None:
+    """Raises a ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def expect_shape(name: str, tensor: Tensor, shape: Sequence[Size]) -> None:
+    """The tensor has this shape: a number is a size, a word any size, a leading ``...`` any sizes."""
+    sizes = list(tensor.shape)
+    tail = [s for s in shape if s is not ...]
+    fits = len(sizes) >= len(tail) if len(tail) < len(shape) else len(sizes) == len(tail)
+    # zip over the reversed sizes leaves out what the ellipsis stands for.
+    fits = fits and all(not isinstance(w, int) or s == w for s, w in zip(sizes[::-1], tail[::-1], strict=False))
+    if not fits:
+        wanted = ", ".join("..." if s is ... else str(s) for s in shape)
+        raise ValueError(f"{name}: expected shape [{wanted}], got {sizes}")
+
+
+def expect_threshold(name: str, value: float) -> None:
+    """The value is a number in 0..1."""
+    expect(0 <= value <= 1, f"{name}: expected a number between 0 and 1, got {float(value):g}")
+
+
+def expect_integer(name: str, tensor: Tensor) -> None:
+    """The tensor holds integers."""
+    good = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    expect(good, f"{name}: expected an integer dtype, got {tensor.dtype}")
+
+
+def expect_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """The tensor is on the device."""
+    expect(tensor.device == device, f"{name}: expected device {device}, got {tensor.device}")
+
+
+def compute_dtype(**tensors: Tensor) -> torch.dtype:
+    """float64 if a tensor is float64, else float32; checks that all hold floats and share the first one's device."""
+    for name, tensor in tensors.items():
+        expect(tensor.dtype in _FLOATS, f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+        expect_device(name, tensor, next(iter(tensors.values())).device)
+    return functools.reduce(torch.promote_types, (t.dtype for t in tensors.values()), torch.float32)
+
+
+def check_box_iou(boxes1: Tensor, boxes2: Tensor) -> None:
+    """Arguments of box_iou."""
+    expect_shape("boxes1", boxes1, [..., "N", 4])
+    expect_shape("boxes2", boxes2, [..., "M", 4])
+    compute_dtype(boxes1=boxes1, boxes2=boxes2)
+    batch1, batch2 = list(boxes1.shape[:-2]), list(boxes2.shape[:-2])
+    pairs = zip(batch1[::-1], batch2[::-1], strict=False)
+    good = all(a == b or a == 1 or b == 1 for a, b in pairs)
+    expect(good, f"boxes1, boxes2: expected leading sizes that broadcast, got {batch1} and {batch2}")
+
+
+def check_assign_anchors(anchors: Tensor, gt_boxes: Tensor, gt_valid: Tensor | None, iou_threshold: float) -> None:
+    """Arguments of assign_anchors."""
+    expect_shape("anchors", anchors, ["A", 4])
+    single = gt_boxes.dim() == 2
+    expect_shape("gt_boxes", gt_boxes, ["G", 4] if single else ["B", "G", 4])
+    compute_dtype(anchors=anchors, gt_boxes=gt_boxes)
+    if gt_valid is not None:
+        expect(gt_valid.dtype == torch.bool, f"gt_valid: expected dtype torch.bool, got {gt_valid.dtype}")
+        expect_shape("gt_valid", gt_valid, list(gt_boxes.shape[:-1]))
+        expect_device("gt_valid", gt_valid, anchors.device)
+    expect_threshold("iou_threshold", iou_threshold)
+
+
+def check_multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float) -> None:
+    """Arguments of multibox_target."""
+    expect_shape("anchors", anchors, ["A", 4] if anchors.dim() == 2 else [1, "A", 4])
+    expect_shape("labels", labels, ["B", "G", 5])
+    compute_dtype(anchors=anchors, labels=labels)
+    expect_threshold("iou_threshold", iou_threshold)
+
+
+def check_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> None:
+    """Arguments of nms."""
+    expect_shape("boxes", boxes, ["N", 4])
+    expect_shape("scores", scores, [boxes.shape[0]])
+    compute_dtype(boxes=boxes, scores=scores)
+    expect_threshold("iou_threshold", iou_threshold)
+
+
+def check_batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> None:
+    """Arguments of batched_nms."""
+    check_nms(boxes, scores, iou_threshold)
+    expect_shape("idxs", idxs, [boxes.shape[0]])
+    expect_integer("idxs", idxs)
+    expect_device("idxs", idxs, boxes.device)
+
+
+def check_nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    class_ids: Tensor | None,
+    score_threshold: float | None,
+    max_output: int | None,
+) -> None:
+    """Arguments of nms_padded."""
+    expect_shape("boxes", boxes, ["B", "N", 4])
+    expect_shape("scores", scores, list(boxes.shape[:2]))
+    compute_dtype(boxes=boxes, scores=scores)
+    expect_threshold("iou_threshold", iou_threshold)
+    if class_ids is not None:
+        expect_shape("class_ids", class_ids, list(boxes.shape[:2]))
+        expect_integer("class_ids", class_ids)
+        expect_device("class_ids", class_ids, boxes.device)
+    if score_threshold is not None:
+        expect(score_threshold == score_threshold, "score_threshold: expected a number, got nan")
+    if max_output is not None:
+        expect(max_output >= 0, f"max_output: expected at least 0, got {max_output}")
+
+
+def check_multibox_detection(
+    cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor, nms_threshold: float, pos_threshold: float
+) -> None:
+    """Arguments of multibox_detection."""
+    _check_predictions(cls_probs, offset_preds, anchors)
+    expect_threshold("nms_threshold", nms_threshold)
+    expect(pos_threshold == pos_threshold, "pos_threshold: expected a number, got nan")
+
+
+def check_detect(
+    cls_probs: Tensor,
+    offset_preds: Tensor,
+    anchors: Tensor,
+    nms_threshold: float,
+    score_threshold: float,
+    max_detections: int,
+) -> None:
+    """Arguments of detect."""
+    _check_predictions(cls_probs, offset_preds, anchors)
+    expect_threshold("nms_threshold", nms_threshold)
+    expect(score_threshold == score_threshold, "score_threshold: expected a number, got nan")
+    expect(max_detections >= 0, f"max_detections: expected at least 0, got {max_detections}")
+
+
+def _check_predictions(cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor) -> None:
+    expect_shape("cls_probs", cls_probs, ["B", "C", "A"])
+    num_images, num_classes, num_anchors = cls_probs.shape
+    expect(num_classes >= 1, "cls_probs: expected at least 1 class, the background, got 0")
+    expect_shape("offset_preds", offset_preds, [num_images, 4 * num_anchors])
+    expect_shape("anchors", anchors, [num_anchors, 4] if anchors.dim() == 2 else [1, num_anchors, 4])
+    compute_dtype(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)

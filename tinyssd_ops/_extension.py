@@ -1,0 +1,111 @@
+"""Finds and loads the native libraries, and says what it found.
+
+``_C`` (CPU kernels, every schema) and ``_C_cuda`` (CUDA kernels) are looked for beside this file and, so that a source
+tree on ``sys.path`` does not hide what ``pip install .`` built, in the installed distribution of the same version.
+``TINYSSD_OPS_BACKEND`` chooses: ``auto`` (native unless the package was installed without it), ``native`` (an error if
+it is missing) or ``reference`` (the pure-Torch functions, whatever is installed).
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from tinyssd_ops._version import __version__
+
+
+@dataclass(frozen=True)
+class Extension:
+    """What was loaded: the modules, the device types whose ops they serve, and a sentence for each device type."""
+
+    cpu: ModuleType | None
+    cuda: ModuleType | None
+    reasons: dict[str, str]
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """The device types served by native kernels; "meta" stands for the fake kernels of the same ops."""
+        cpu = {"cpu", "meta"} if self.cpu is not None else set()
+        return frozenset(cpu | ({"cuda"} if self.cuda is not None else set()))
+
+
+def load() -> Extension:
+    """Loads what ``TINYSSD_OPS_BACKEND`` asks for.
+
+    Raises:
+        ImportError: If a native library is asked for and missing, or is there and cannot be loaded, or if the package
+            was never installed.
+    """
+    wanted = os.environ.get("TINYSSD_OPS_BACKEND", "auto")
+    if wanted not in ("auto", "native", "reference"):
+        raise ImportError(f"TINYSSD_OPS_BACKEND: expected auto, native or reference, got {wanted!r}")
+    if wanted == "reference":
+        why = "TINYSSD_OPS_BACKEND=reference"
+        return Extension(None, None, {"cpu": why, "cuda": why})
+    cpu, why_cpu = _load_module("_C")
+    if cpu is None:
+        if wanted == "native":
+            raise ImportError(f"TINYSSD_OPS_BACKEND=native, but {why_cpu}")
+        if _installed() is None:
+            raise ImportError(
+                f"tinyssd_ops {__version__} is not installed: run `pip install .` in its source tree "
+                "(TINYSSD_OPS_BACKEND=reference imports it from there without kernels)"
+            )
+        return Extension(None, None, {"cpu": why_cpu, "cuda": why_cpu})
+    if not torch.cuda.is_available() and torch.version.cuda is None:
+        return Extension(cpu, None, {"cpu": why_cpu, "cuda": "this torch has no CUDA"})
+    cuda, why_cuda = _load_module("_C_cuda")
+    return Extension(cpu, cuda, {"cpu": why_cpu, "cuda": why_cuda})
+
+
+def _load_module(name: str) -> tuple[ModuleType | None, str]:
+    """The native module and why it is served, or None and why not."""
+    for folder in _folders():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            path = folder / f"{name}{suffix}"
+            if path.is_file():
+                return _import_file(f"tinyssd_ops.{name}", path), f"native library {path}"
+    return None, f"tinyssd_ops was installed without {name}"
+
+
+def _import_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python extension module")
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"the native library {path} cannot be loaded by torch {torch.__version__}: {error}"
+        ) from error
+    built = module.build_info()["version"]
+    if built != __version__:
+        raise ImportError(f"{path} was built for tinyssd_ops {built}, this is {__version__}: run `pip install .` again")
+    sys.modules[name] = module
+    return module
+
+
+def _folders() -> Iterator[Path]:
+    yield Path(__file__).resolve().parent
+    distribution = _installed()
+    if distribution is not None:
+        yield Path(str(distribution.locate_file("tinyssd_ops")))
+
+
+def _installed() -> importlib.metadata.Distribution | None:
+    """The installed distribution of this version, not counting what a build left in the source tree."""
+    for distribution in importlib.metadata.distributions(name="tinyssd_ops"):
+        egg_info = Path(str(distribution.locate_file("tinyssd_ops.egg-info"))).is_dir()
+        if distribution.version == __version__ and not egg_info:
+            return distribution
+    return None

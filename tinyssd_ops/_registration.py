@@ -1,0 +1,202 @@
+"""What PyTorch needs to know of the native ops beyond their kernels: fake kernels, autograd, vmap.
+
+Fake kernels give the shapes and dtypes of results without data, for torch.compile and meta tensors; their checks are
+the reference's. The kernels themselves compute half-precision inputs in float32, so autocast has nothing to add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from tinyssd_ops import _checks
+
+_OPS = torch.ops.tinyssd_ops
+
+
+def register() -> None:
+    """Registers all of it; once, after the native library has defined the ops."""
+    fakes: dict[str, Callable[..., Any]] = {
+        "box_iou": _fake_box_iou,
+        "box_iou_backward": _fake_box_iou_backward,
+        "assign_anchors": _fake_assign_anchors,
+        "multibox_target": _fake_multibox_target,
+        "nms": _fake_nms,
+        "batched_nms": _fake_batched_nms,
+        "nms_padded": _fake_nms_padded,
+        "multibox_detection": _fake_multibox_detection,
+        "detect": _fake_detect,
+    }
+    for name, fake in fakes.items():
+        torch.library.register_fake(f"tinyssd_ops::{name}", fake)
+    torch.library.register_autograd("tinyssd_ops::box_iou", _box_iou_backward, setup_context=_save_boxes)
+    for name in ("multibox_target", "multibox_detection", "detect"):
+        # Float results that are constants to the model: no gradient flows, and autograd is told so.
+        torch.library.register_autograd(f"tinyssd_ops::{name}", _no_gradient, setup_context=_mark_constant)
+    rules = {
+        "box_iou": _vmap_box_iou,
+        "assign_anchors": _vmap_assign_anchors,
+        "multibox_target": _vmap_images(_OPS.multibox_target, shared=0),
+        "nms_padded": _vmap_images(_OPS.nms_padded),
+        "multibox_detection": _vmap_images(_OPS.multibox_detection, shared=2),
+        "detect": _vmap_images(_OPS.detect, shared=2),
+    }
+    for name, rule in rules.items():
+        torch.library.register_vmap(f"tinyssd_ops::{name}", rule)
+
+
+def _fake_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    _checks.check_box_iou(boxes1, boxes2)
+    batch = torch.broadcast_shapes(boxes1.shape[:-2], boxes2.shape[:-2])
+    dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2)
+    return boxes1.new_empty(*batch, boxes1.shape[-2], boxes2.shape[-2], dtype=dtype)
+
+
+def _fake_box_iou_backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2, grad=grad)
+    return boxes1.new_empty(boxes1.shape, dtype=dtype), boxes2.new_empty(boxes2.shape, dtype=dtype)
+
+
+def _fake_assign_anchors(
+    anchors: Tensor, gt_boxes: Tensor, gt_valid: Tensor | None = None, iou_threshold: float = 0.5
+) -> Tensor:
+    _checks.check_assign_anchors(anchors, gt_boxes, gt_valid, iou_threshold)
+    return anchors.new_empty(*gt_boxes.shape[:-2], anchors.shape[0], dtype=torch.int64)
+
+
+def _fake_multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    _checks.check_multibox_target(anchors, labels, iou_threshold)
+    dtype = _checks.compute_dtype(anchors=anchors, labels=labels)
+    num_images, num_anchors = labels.shape[0], anchors.shape[-2]
+    offsets, mask = (anchors.new_empty(num_images, 4 * num_anchors, dtype=dtype) for _ in range(2))
+    return offsets, mask, anchors.new_empty(num_images, num_anchors, dtype=torch.int64)
+
+
+def _fake_nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    _checks.check_nms(boxes, scores, iou_threshold)
+    num_kept = torch.library.get_ctx().new_dynamic_size()
+    return boxes.new_empty(num_kept, dtype=torch.int64)  # type: ignore[arg-type]
+
+
+def _fake_batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    _checks.check_batched_nms(boxes, scores, idxs, iou_threshold)
+    return _fake_nms(boxes, scores, iou_threshold)
+
+
+def _fake_nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    class_ids: Tensor | None = None,
+    score_threshold: float | None = None,
+    max_output: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    _checks.check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
+    size = boxes.shape[1] if max_output is None else max_output
+    keep = boxes.new_empty(boxes.shape[0], size, dtype=torch.int64)
+    return keep, boxes.new_empty(boxes.shape[0], dtype=torch.int64)
+
+
+def _fake_multibox_detection(
+    cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor, nms_threshold: float = 0.5, pos_threshold: float = 0.01
+) -> Tensor:
+    _checks.check_multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold)
+    dtype = _checks.compute_dtype(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)
+    return cls_probs.new_empty(cls_probs.shape[0], cls_probs.shape[2], 6, dtype=dtype)
+
+
+def _fake_detect(
+    cls_probs: Tensor,
+    offset_preds: Tensor,
+    anchors: Tensor,
+    nms_threshold: float = 0.5,
+    score_threshold: float = 0.01,
+    max_detections: int = 100,
+    class_agnostic: bool = False,
+) -> tuple[Tensor, Tensor]:
+    _checks.check_detect(cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections)
+    dtype = _checks.compute_dtype(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)
+    rows = cls_probs.new_empty(cls_probs.shape[0], max_detections, 6, dtype=dtype)
+    return rows, cls_probs.new_empty(cls_probs.shape[0], dtype=torch.int64)
+
+
+def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _box_iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    boxes1, boxes2 = ctx.saved_tensors
+    batch = grad.shape[:-2]
+    flat1, flat2 = (b.expand(*batch, *b.shape[-2:]).reshape(-1, *b.shape[-2:]) for b in (boxes1, boxes2))
+    grads = _OPS.box_iou_backward(grad.reshape(-1, *grad.shape[-2:]), flat1, flat2)
+    grad1, grad2 = (
+        g.reshape(*batch, *b.shape[-2:]).sum_to_size(b.shape).to(b.dtype)
+        for g, b in zip(grads, (boxes1, boxes2), strict=True)
+    )
+    return grad1, grad2
+
+
+def _mark_constant(ctx: Any, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+    ctx.num_inputs = len(inputs)
+    ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
+
+
+def _no_gradient(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+    return (None,) * int(ctx.num_inputs)
+
+
+def _in_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
+    """The tensor with the mapped dimension in front, repeated if it was not mapped."""
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def _vmap_box_iou(info: Any, in_dims: tuple[int | None, ...], boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, int]:
+    # Equal ranks before the mapped dimension goes in front, so that leading sizes still broadcast among themselves.
+    fronts = [_in_front(b, dim, info.batch_size) for b, dim in zip((boxes1, boxes2), in_dims, strict=True)]
+    rank = max(front.dim() for front in fronts)
+    padded = [front.reshape(front.shape[0], *[1] * (rank - front.dim()), *front.shape[1:]) for front in fronts]
+    return _OPS.box_iou(*padded), 0
+
+
+def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[..., tuple[Any, Any]]:
+    """A vmap rule for an op over images: the mapped dimension joins theirs.
+
+    Where the argument ``shared`` by all images (the anchors) is mapped too, the op runs once for each.
+    """
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+        one_by_one = shared is not None and in_dims[shared] is not None
+        batched = [
+            _in_front(arg, dim, size) if isinstance(arg, Tensor) and (one_by_one or i != shared) else arg
+            for i, (arg, dim) in enumerate(zip(args, in_dims, strict=False))
+        ]
+        batched += args[len(batched) :]
+        fronts = {i for i, arg in enumerate(batched) if isinstance(arg, Tensor) and (one_by_one or i != shared)}
+        if one_by_one:
+            results = [op(*(arg[k] if i in fronts else arg for i, arg in enumerate(batched))) for k in range(size)]
+            stacked = tree_map(lambda *parts: torch.stack(parts), *results)
+        else:
+            merged = op(*(arg.flatten(0, 1) if i in fronts else arg for i, arg in enumerate(batched)))
+            stacked = tree_map(lambda part: part.unflatten(0, (size, -1)), merged)
+        return stacked, tree_map(lambda _: 0, stacked)
+
+    return rule
+
+
+def _vmap_assign_anchors(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    rule = _vmap_images(_OPS.assign_anchors, shared=0)
+    if args[1].dim() - (in_dims[1] is not None) == 3:
+        return rule(info, in_dims, *args)
+    # One image each: give every image list a batch of one, and take it off again.
+    fronts = [
+        _in_front(arg, dim, info.batch_size)[:, None] if isinstance(arg, Tensor) else arg
+        for arg, dim in zip(args[1:], in_dims[1:], strict=False)
+    ]
+    dims = (in_dims[0], *(0 if isinstance(arg, Tensor) else None for arg in fronts))
+    result, out_dim = rule(info, dims, args[0], *fronts)
+    return result[:, 0], out_dim

@@ -1,0 +1,223 @@
+"""The ops. Each call goes to the native kernel of the tensors' device, or to the Torch reference where there is none.
+
+Shapes: A anchors, G ground-truth boxes an image (padded), B images, C classes with the background as class 0, N boxes.
+Boxes are ``(x1, y1, x2, y2)``, float, in any unit, one unit a call. Inputs may be float16, bfloat16, float32 or
+float64, in any mix; computed in float64 if one of them is, else in float32, and float results have that dtype.
+A NaN score ranks last, a box with a NaN overlaps nothing, a union of 0 or less is an IoU of 0.
+
+Every function raises a ValueError that names the argument, what it was and what it must be, for a wrong shape, dtype,
+device or value. Thresholds on the IoU lie in 0..1 and are rounded to the dtype of the computation.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tinyssd_ops import _extension, _registration, reference
+from tinyssd_ops._version import __version__
+
+_EXTENSION = _extension.load()
+_NATIVE_DEVICES = _EXTENSION.devices
+if _EXTENSION.cpu is not None:
+    _registration.register()
+
+
+def _backend(tensor: Tensor) -> Any:
+    return torch.ops.tinyssd_ops if tensor.device.type in _NATIVE_DEVICES else reference
+
+
+def info() -> dict[str, Any]:
+    """Versions, and which backend serves the ops on which device, and why.
+
+    Returns:
+        ``version``, ``torch``, ``python``; ``backends``: for each device type ``{"backend": "native" or "reference",
+        "why": a sentence}``; ``build``: the compiler, SIMD paths, CUDA version and architectures and ABI target of each
+        native library, and ``simd``, the path in use.
+    """
+    backends = {
+        device: {"backend": "native" if device in _NATIVE_DEVICES else "reference", "why": why}
+        for device, why in _EXTENSION.reasons.items()
+    }
+    modules = {"_C": _EXTENSION.cpu, "_C_cuda": _EXTENSION.cuda}
+    return {
+        "version": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "backends": backends,
+        "build": {name: module.build_info() for name, module in modules.items() if module is not None},
+    }
+
+
+def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
+    """Intersection over union of every pair of boxes. Differentiable in both arguments.
+
+    Args:
+        boxes1: [..., N, 4].
+        boxes2: [..., M, 4]; the leading sizes broadcast.
+
+    Returns:
+        [..., N, M], float32 or float64.
+
+    Equivalent to ``torchvision.ops.box_iou`` where no union is 0.
+    """
+    return _backend(boxes1).box_iou(boxes1, boxes2)
+
+
+def assign_anchors(
+    anchors: Tensor, gt_boxes: Tensor, gt_valid: Tensor | None = None, iou_threshold: float = 0.5
+) -> Tensor:
+    """The ground-truth box of each anchor.
+
+    First each anchor takes its best box where that IoU reaches the threshold. Then, once for each valid box: the
+    largest IoU left in the whole anchors x boxes matrix gives that anchor to that box, and both leave. So every valid
+    box gets an anchor, even at IoU 0, while anchors last. Ties: lowest anchor index, then lowest box index.
+
+    Args:
+        anchors: [A, 4].
+        gt_boxes: [B, G, 4], or [G, 4] for one image.
+        gt_valid: bool [B, G] (or [G]), False marks padding; None: all are valid.
+        iou_threshold: The least IoU of the first step, 0..1.
+
+    Returns:
+        int64 [B, A] (or [A]): the index of the anchor's box, -1 for background.
+
+    Source: the assignment of Zhang et al., "Dive into Deep Learning", section 14.4.3.
+    """
+    return _backend(anchors).assign_anchors(anchors, gt_boxes, gt_valid, iou_threshold)
+
+
+def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
+    """What the detector should predict: :func:`assign_anchors` and :func:`encode_boxes` in one pass.
+
+    Args:
+        anchors: [1, A, 4] or [A, 4].
+        labels: [B, G, 5], rows ``(class, x1, y1, x2, y2)``, the first object class being 0; class < 0 marks padding.
+        iou_threshold: As in :func:`assign_anchors`.
+
+    Returns:
+        offsets [B, 4A], 0 for background; mask [B, 4A], 1 for matched anchors, else 0; classes int64 [B, A],
+        ``label + 1``, 0 for background.
+    """
+    return _backend(anchors).multibox_target(anchors, labels, iou_threshold)
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Greedy non-maximum suppression: a box goes when it overlaps a kept box of higher rank by IoU > threshold.
+
+    Args:
+        boxes: [N, 4].
+        scores: [N].
+        iou_threshold: 0..1.
+
+    Returns:
+        int64 [K]: the kept indices by falling score, equal scores by index. On CUDA, waits for the device once.
+
+    Equivalent to ``torchvision.ops.nms``.
+    """
+    return _backend(boxes).nms(boxes, scores, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """:func:`nms` within each class: boxes of different classes never suppress each other.
+
+    Args:
+        boxes: [N, 4].
+        scores: [N].
+        idxs: [N], any integer dtype and any values: the class (or level, or image) of each box.
+        iou_threshold: 0..1.
+
+    Returns:
+        int64 [K]: the kept indices by falling score, equal scores by index. On CUDA, waits for the device once.
+
+    Equivalent to ``torchvision.ops.batched_nms``, but ids are compared, so no rounding of shifted coordinates.
+    """
+    return _backend(boxes).batched_nms(boxes, scores, idxs, iou_threshold)
+
+
+def nms_padded(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    class_ids: Tensor | None = None,
+    score_threshold: float | None = None,
+    max_output: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`nms` of a whole batch in a fixed shape: nothing waits for the device, and vmap and capture work.
+
+    Args:
+        boxes: [B, N, 4].
+        scores: [B, N].
+        iou_threshold: 0..1.
+        class_ids: [B, N] integers; boxes of different classes never suppress each other. None: one class.
+        score_threshold: Boxes that score below it (or NaN) take no part. None: all take part.
+        max_output: K, the most boxes kept an image, the best ones. None: N.
+
+    Returns:
+        int64 [B, K]: the kept indices by falling score, equal scores by index, padded with -1; int64 [B]: how many.
+    """
+    return _backend(boxes).nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
+
+
+def multibox_detection(
+    cls_probs: Tensor,
+    offset_preds: Tensor,
+    anchors: Tensor,
+    nms_threshold: float = 0.5,
+    pos_threshold: float = 0.01,
+) -> Tensor:
+    """A row for every anchor: its class after suppression, its confidence and its box.
+
+    The class and confidence of an anchor are the argmax and max of its probabilities, background included (the lowest
+    class of equals; a NaN counts as the largest). Anchors that are not background go through NMS, whatever their class.
+    Row order: kept boxes by falling confidence, then suppressed ones by index, then background by index; the latter two
+    have class 0. Then every row whose confidence is below ``pos_threshold`` gets class 0 and ``1 - confidence``.
+
+    Args:
+        cls_probs: [B, C, A], class 0 being the background.
+        offset_preds: [B, 4A], in the encoding of :func:`encode_boxes`.
+        anchors: [1, A, 4] or [A, 4].
+        nms_threshold: 0..1.
+        pos_threshold: The confidence from which a detection counts as one.
+
+    Returns:
+        [B, A, 6]: ``(class, confidence, x1, y1, x2, y2)``; boxes are not clipped.
+
+    Source: the detection of Zhang et al., "Dive into Deep Learning", section 14.4.4, with the background as class 0.
+    """
+    return _backend(cls_probs).multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold)
+
+
+def detect(
+    cls_probs: Tensor,
+    offset_preds: Tensor,
+    anchors: Tensor,
+    nms_threshold: float = 0.5,
+    score_threshold: float = 0.01,
+    max_detections: int = 100,
+    class_agnostic: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The detections of a batch: decode, filter by score, NMS, and the best K, in a fixed shape.
+
+    Every pair of an anchor and an object class that scores at least ``score_threshold`` is a candidate, and NMS keeps
+    classes apart. With ``class_agnostic`` an anchor stands for its best object class alone, and NMS ignores classes.
+
+    Args:
+        cls_probs: [B, C, A], class 0 being the background.
+        offset_preds: [B, 4A], in the encoding of :func:`encode_boxes`.
+        anchors: [1, A, 4] or [A, 4].
+        nms_threshold: 0..1.
+        score_threshold: The least probability of a candidate; NaN is never one.
+        max_detections: K, the most detections an image.
+        class_agnostic: See above.
+
+    Returns:
+        [B, K, 6]: ``(class, confidence, x1, y1, x2, y2)`` by falling confidence (equal ones by anchor, then class),
+        boxes not clipped, padded with rows of class -1 and zeros; int64 [B]: how many rows are detections.
+    """
+    return _backend(cls_probs).detect(
+        cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections, class_agnostic
+    )
