@@ -28,8 +28,8 @@ void expect(bool condition, const Parts&... parts) {
 
 // A size that a shape must have: a number, or a word for any size.
 struct Dim {
-  Dim(int64_t size) : size(size) {}        // NOLINT(google-explicit-constructor)
-  Dim(const char* word) : word(word) {}    // NOLINT(google-explicit-constructor)
+  Dim(int64_t size) : size(size) {}      // NOLINT(google-explicit-constructor)
+  Dim(const char* word) : word(word) {}  // NOLINT(google-explicit-constructor)
   int64_t size = -1;
   const char* word = nullptr;
 };

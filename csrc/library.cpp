@@ -9,8 +9,7 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
   // [B, N, M], [B, N, 4], [B, M, 4] -> [B, N, 4], [B, M, 4]
   m.def("box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2) -> (Tensor, Tensor)");
   // [A, 4], [B, G, 4] or [G, 4], bool [B, G] or [G] -> int64 [B, A] or [A]
-  m.def(
-      "assign_anchors(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, float iou_threshold=0.5) -> Tensor");
+  m.def("assign_anchors(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, float iou_threshold=0.5) -> Tensor");
   // [1, A, 4] or [A, 4], [B, G, 5] -> offsets [B, 4A], mask [B, 4A], classes int64 [B, A]
   m.def("multibox_target(Tensor anchors, Tensor labels, float iou_threshold=0.5) -> (Tensor, Tensor, Tensor)");
   // [N, 4], [N] -> int64 [K]

@@ -1,5 +1,5 @@
-// Step 1 goes through the anchors in tiles that stay in the cache, all boxes against each tile, and keeps for each anchor
-// its best box and for each (box, tile) the largest IoU: [G, A / kTile] values in memory, no [A, G] matrix.
+// Step 1 goes through the anchors in tiles that stay in the cache, all boxes against each tile, and keeps for each
+// anchor its best box and for each (box, tile) the largest IoU: [G, A / kTile] values in memory, no [A, G] matrix.
 // Step 2, the greedy rounds, keeps a key (IoU, anchor) for each box, which may be out of date but never too low: the
 // round takes the largest, and looks again only if its anchor has been claimed since. The tile maxima are such upper
 // bounds too, so looking again costs a tile or two. Ties: lowest anchor, then lowest box.
@@ -137,8 +137,8 @@ AnchorArrays<T>::AnchorArrays(const T* anchors, int64_t size) : size_(size) {
       bounds_.push_back({far, far, -far, -far});
     }
     Box<T>& bounds = bounds_.back();
-    bounds = {smaller(box.x1, bounds.x1), smaller(box.y1, bounds.y1), larger(box.x2, bounds.x2),
-              larger(box.y2, bounds.y2)};
+    bounds = {
+        smaller(box.x1, bounds.x1), smaller(box.y1, bounds.y1), larger(box.x2, bounds.x2), larger(box.y2, bounds.y2)};
   }
 }
 
@@ -162,8 +162,8 @@ void assign(
   for (int64_t tile = 0; tile < num_tiles; ++tile) {
     const int64_t start = tile * kTile;
     run_simd<MatchTile>(
-        anchors.arrays() + start, anchors.bounds(tile), static_cast<const Gt<T>*>(gts.data()), num_valid,
-        iou_threshold, tile_best.data() + tile, num_tiles, smaller(kTile, anchors.size() - start), assigned + start);
+        anchors.arrays() + start, anchors.bounds(tile), static_cast<const Gt<T>*>(gts.data()), num_valid, iou_threshold,
+        tile_best.data() + tile, num_tiles, smaller(kTile, anchors.size() - start), assigned + start);
   }
   std::vector<uint8_t> claimed(num_tiles * kTile, 0);
   std::fill(claimed.begin() + anchors.size(), claimed.end(), 1);

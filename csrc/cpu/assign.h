@@ -36,6 +36,6 @@ void assign(
     const Box<T>* gt_boxes,  // [G]
     const bool* valid,       // [G]
     int64_t num_gt, T iou_threshold,
-    int64_t* assigned);      // [A]
+    int64_t* assigned);  // [A]
 
 }  // namespace tinyssd

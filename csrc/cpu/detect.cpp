@@ -1,5 +1,5 @@
-// detect on the CPU: a thread owns images; decodes, filters by score, suppresses within classes (suppress.h), and writes
-// the best K rows. A candidate is a pair (anchor, object class); its index orders equal scores by anchor, then class.
+// detect on the CPU: a thread owns images; decodes, filters by score, suppresses within classes (suppress.h), writes the
+// best K rows. A candidate is a pair (anchor, object class); its index orders equal scores by anchor, then class.
 #include "../checks.h"
 #include "decode.h"
 #include "suppress.h"
@@ -20,7 +20,7 @@ int64_t detect_image(
     const Box<T>* offsets,  // [A]
     const Box<T>* anchors,  // [A]
     int64_t num_classes, int64_t num_anchors, const Settings& settings,
-    Row<T>* rows) {         // [K]
+    Row<T>* rows) {  // [K]
   const auto least = static_cast<T>(settings.score_threshold), iou_threshold = static_cast<T>(settings.nms_threshold);
   const int64_t num_objects = num_classes - 1;
   std::vector<Box<T>> boxes(num_anchors);

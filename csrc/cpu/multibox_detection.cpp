@@ -1,4 +1,4 @@
-// multibox_detection on the CPU: a thread owns images; decodes, picks classes, suppresses (suppress.h), writes the rows.
+// multibox_detection on the CPU: a thread owns images; decodes, picks classes, suppresses (suppress.h), writes rows.
 #include "../checks.h"
 #include "decode.h"
 #include "suppress.h"
@@ -8,11 +8,11 @@ namespace {
 
 template <class T>
 void detect_image(
-    const T* probs,            // [C, A]
-    const Box<T>* offsets,     // [A]
-    const Box<T>* anchors,     // [A]
+    const T* probs,         // [C, A]
+    const Box<T>* offsets,  // [A]
+    const Box<T>* anchors,  // [A]
     int64_t num_classes, int64_t num_anchors, T nms_threshold, T pos_threshold,
-    Row<T>* rows) {            // [A]
+    Row<T>* rows) {  // [A]
   std::vector<Box<T>> boxes(num_anchors);
   std::vector<T> confidence(num_anchors);
   std::vector<int32_t> classes(num_anchors);
@@ -22,8 +22,7 @@ void detect_image(
   for (int64_t a = 0; a < num_anchors; ++a) {
     if (classes[a] > 0) candidates.push_back({rank_key(confidence[a]), static_cast<uint32_t>(a)});
   }
-  const std::vector<uint8_t> keep =
-      rank_and_suppress(candidates, nms_threshold, [&](int64_t a) { return boxes[a]; });
+  const std::vector<uint8_t> keep = rank_and_suppress(candidates, nms_threshold, [&](int64_t a) { return boxes[a]; });
   const auto write = [&](int64_t a, int32_t class_id) {
     const bool unsure = confidence[a] < pos_threshold;
     *rows++ = {unsure ? T(0) : static_cast<T>(class_id), unsure ? T(1) - confidence[a] : confidence[a], boxes[a]};

@@ -9,8 +9,7 @@
 namespace tinyssd {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor> multibox_target(
-    const Tensor& anchors, const Tensor& labels, double iou_threshold) {
+std::tuple<Tensor, Tensor, Tensor> multibox_target(const Tensor& anchors, const Tensor& labels, double iou_threshold) {
   const ScalarType dtype = check_multibox_target(anchors, labels, iou_threshold);
   const int64_t num_images = labels.size(0), num_gt = labels.size(1), num_anchors = anchors.size(anchors.dim() - 2);
   const Tensor a = contiguous_as(anchors, dtype), rows = contiguous_as(labels, dtype);

@@ -29,9 +29,8 @@ std::vector<int64_t> nms_image(
     return box;
   };
   const std::vector<uint8_t> keep =
-      classes == nullptr
-          ? rank_and_suppress(candidates, iou_threshold, box_of)
-          : rank_and_suppress(candidates, iou_threshold, box_of, [&](int64_t i) { return classes[i]; });
+      classes == nullptr ? rank_and_suppress(candidates, iou_threshold, box_of)
+                         : rank_and_suppress(candidates, iou_threshold, box_of, [&](int64_t i) { return classes[i]; });
   std::vector<int64_t> kept;
   for (size_t rank = 0; rank < keep.size() && static_cast<int64_t>(kept.size()) < most; ++rank) {
     if (keep[rank] != 0) kept.push_back(candidates[rank].index);
@@ -74,8 +73,7 @@ Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs
 std::tuple<Tensor, Tensor> nms_padded(
     const Tensor& boxes, const Tensor& scores, double iou_threshold, const std::optional<Tensor>& class_ids,
     std::optional<double> score_threshold, std::optional<int64_t> max_output) {
-  const ScalarType dtype =
-      check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output);
+  const ScalarType dtype = check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output);
   const int64_t num_images = boxes.size(0), size = boxes.size(1), most = max_output.value_or(size);
   expect_size(size);
   const Tensor b = contiguous_as(boxes, dtype), s = contiguous_as(scores, dtype);
@@ -87,8 +85,7 @@ std::tuple<Tensor, Tensor> nms_padded(
   int64_t* count_data = counts.mutable_data_ptr<int64_t>();
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const std::optional<T> least =
-        score_threshold ? std::optional(static_cast<T>(*score_threshold)) : std::nullopt;
+    const std::optional<T> least = score_threshold ? std::optional(static_cast<T>(*score_threshold)) : std::nullopt;
     parallel(num_images, 100 * size, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const std::vector<int64_t> kept = nms_image<T>(

@@ -15,9 +15,9 @@ namespace tinyssd {
 namespace {
 
 constexpr int64_t kFewBoxes = 256;
-constexpr int64_t kLanes = 8;       // kept boxes tested at once in a cell
-constexpr int64_t kListLanes = 32;  // ... in a list
-constexpr double kMargin = 1e-5;    // relative, taken off the threshold
+constexpr int64_t kLanes = 8;             // kept boxes tested at once in a cell
+constexpr int64_t kListLanes = 32;        // ... in a list
+constexpr double kMargin = 1e-5;          // relative, taken off the threshold
 constexpr double kLeastThreshold = 0.01;  // below it, nearly everything near is a candidate
 constexpr double kLeastSide = 1e-15, kLargestSide = 1e15, kLeastRelativeSide = 1e-9;
 constexpr int kLevelOffset = 64, kLevels = 128;
@@ -73,8 +73,8 @@ struct Grid {
   const Box<T>* ranked;  // [size]
   int64_t size;
   T threshold;
-  const Place* places;   // [size]
-  Bucket* buckets;       // [bucket_mask + 1]
+  const Place* places;  // [size]
+  Bucket* buckets;      // [bucket_mask + 1]
   uint32_t bucket_mask;
   BoxArrays<T> slots;      // the kept regular boxes, by bucket
   BoxArrays<T> kept;       // all kept boxes
@@ -229,8 +229,16 @@ void suppress(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep) {
   }
   std::vector<T> slot_memory, irregular_memory;
   Grid<T> grid = {
-      ranked, size, threshold, places.data(), buckets.data(), num_buckets - 1, empty_arrays(slot_memory, size), kept,
-      empty_arrays(irregular_memory, num_irregular), {0, 0}};
+      ranked,
+      size,
+      threshold,
+      places.data(),
+      buckets.data(),
+      num_buckets - 1,
+      empty_arrays(slot_memory, size),
+      kept,
+      empty_arrays(irregular_memory, num_irregular),
+      {0, 0}};
   run_simd<SuppressMany>(&grid, keep);
 }
 

@@ -3,9 +3,9 @@
 // equal scores by index, NaN last.
 #pragma once
 
+#include "../box.h"
 #include "parallel.h"
 #include "rank.h"
-#include "../box.h"
 
 #include <cstdint>
 #include <vector>
