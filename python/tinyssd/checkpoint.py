@@ -1,0 +1,102 @@
+"""Run folders and the checkpoints in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyssd.config import RunConfig
+from tinyssd.errors import CheckpointError
+from tinyssd.model import TinySSD
+
+FILE_NAME = "checkpoint.pt"
+
+_FORMAT = 1
+
+
+def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
+    """Writes a checkpoint so that there is a whole one at any moment, the old or the new.
+
+    Args:
+        path: The file.
+        contents: Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` accepts.
+    """
+    write_atomically(path, lambda temporary: torch.save({"format": _FORMAT, **contents}, temporary))
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The contents of a checkpoint, its tensors on ``device``.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or no checkpoint of this program.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint; the file cannot be read") from error
+    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this version of tinyssd")
+    return contents
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[TinySSD, RunConfig]:
+    """The trained network of a checkpoint, ready to predict, and the configuration of its run.
+
+    Args:
+        path: A checkpoint, or the run folder that holds it.
+        device: Where the network goes.
+
+    Raises:
+        CheckpointError: If there is no usable checkpoint.
+    """
+    contents = load_checkpoint(checkpoint_path(path), device)
+    config = RunConfig.from_dict(contents["config"])
+    model = TinySSD.from_config(config.model).to(device)
+    model.load_state_dict(contents["model"])
+    return model.eval(), config
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The checkpoint of a run folder; a file stands for itself."""
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def latest_run(runs: Path = Path("runs")) -> Path:
+    """The run folder whose checkpoint was written last.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    checkpoints = list(runs.glob(f"*/{FILE_NAME}"))
+    if not checkpoints:
+        raise CheckpointError(f"no trained run in {runs}/; train one with 'tinyssd train' or name one with --run")
+    return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes one JSON object a line, atomically."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Calls ``write`` with a temporary path beside ``path``, then moves the result there in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

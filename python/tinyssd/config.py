@@ -1,0 +1,129 @@
+"""Everything that decides what a run does, as it is kept in ``config.json`` and in the checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinyssd.data import AugmentConfig
+from tinyssd.errors import ConfigError
+from tinyssd.loss import LossConfig
+from tinyssd.model import TinySSDConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures.
+
+    Attributes:
+        name: "synthetic", "banana", or a folder in the banana layout.
+        train_size: Generated training pictures an epoch; for "synthetic" only.
+        val_size: Generated validation pictures; for "synthetic" only.
+    """
+
+    name: str = "synthetic"
+    train_size: int = 2000
+    val_size: int = 200
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network is trained. The defaults are the recipe that was measured; see :mod:`tinyssd.train`.
+
+    Attributes:
+        epochs: Passes over the training pictures.
+        batch_size: Pictures a step.
+        learning_rate: The peak of the one-cycle schedule.
+        weight_decay: Of AdamW.
+        warmup: The share of the steps in which the learning rate rises.
+        match_iou: The IoU from which an anchor belongs to an object.
+        seed: Of the weights, the order and the augmentation.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+        workers: Processes that read pictures; None chooses by the number of cores.
+        channels_last: Keep the channels of a pixel side by side in memory.
+    """
+
+    epochs: int = 9
+    batch_size: int = 32
+    learning_rate: float = 4e-3
+    weight_decay: float = 1e-3
+    warmup: float = 0.25
+    match_iou: float = 0.5
+    seed: int = 0
+    device: str = "auto"
+    workers: int | None = None
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ConfigError(f"epochs, batch size: expected at least 1, got {self.epochs}, {self.batch_size}")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning rate: expected a positive number, got {self.learning_rate}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run. ``class_names`` leaves background out: class 1 of the network is ``class_names[0]``."""
+
+    class_names: tuple[str, ...]
+    model: TinySSDConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, tuples, numbers and strings."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            class_names=tuple(values["class_names"]),
+            model=TinySSDConfig(**values["model"]),
+            data=DataConfig(**values["data"]),
+            train=TrainConfig(**values["train"]),
+            loss=LossConfig(**values["loss"]),
+            augment=AugmentConfig(**values["augment"]),
+        )
+
+
+def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Sections of a ``config.json``, lists as tuples; ``class_names`` is left out, the data decide it.
+
+    Raises:
+        ConfigError: If the file is no such JSON or names a setting that does not exist.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+    sections = {
+        "model": TinySSDConfig,
+        "data": DataConfig,
+        "train": TrainConfig,
+        "loss": LossConfig,
+        "augment": AugmentConfig,
+    }
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected an object with the sections {', '.join(sections)}")
+    found = {}
+    for name, settings in values.items():
+        if name == "class_names":
+            continue
+        if name not in sections or not isinstance(settings, dict):
+            raise ConfigError(f"{path}: expected objects named {', '.join(sections)}, got {name!r}")
+        known = {field.name for field in dataclasses.fields(sections[name])}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise ConfigError(f"{path}: {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        found[name] = {key: _as_tuple(value) for key, value in settings.items()}
+    return found
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value

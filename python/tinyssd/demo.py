@@ -1,0 +1,59 @@
+"""A whole run in a few minutes: train on generated pictures, evaluate on others, and draw what the detector sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tinyssd.checkpoint import load_model, write_json
+from tinyssd.config import DataConfig, RunConfig, TrainConfig
+from tinyssd.data import Pictures, make_loader
+from tinyssd.evaluate import Metrics, evaluate
+from tinyssd.gallery import save_anchors, save_predictions
+from tinyssd.model import TinySSDConfig
+from tinyssd.synthetic import SyntheticSource
+from tinyssd.train import pick_device
+
+# Held-out pictures: neither trained on nor looked at during the training.
+_TEST_PICTURES = 300
+_TEST_SEED = 2**31 + 1
+
+# The same pictures drawn larger, for the eye; the detector sees them at its own size.
+_DRAWN_SIDE = 512
+
+
+def demo_config(
+    epochs: int = 8, train_size: int = 1600, device: str = "auto", workers: int | None = None, seed: int = 0
+) -> RunConfig:
+    """The run of the demo: 128-pixel pictures, so that two CPU cores need a few minutes."""
+    names = SyntheticSource.class_names
+    return RunConfig(
+        class_names=names,
+        model=TinySSDConfig(num_classes=len(names) + 1, image_size=(128, 128)),
+        data=DataConfig("synthetic", train_size=train_size, val_size=100),
+        train=TrainConfig(epochs=epochs, device=device, workers=workers, seed=seed),
+    )
+
+
+def report(run: Path, device: str = "auto", pictures: int = _TEST_PICTURES) -> Metrics:
+    """Evaluates a run of :func:`demo_config` on pictures it never saw, and draws.
+
+    Writes ``test.json``, ``predictions.png`` and ``anchors.png`` into the run folder.
+
+    Args:
+        run: The run folder.
+        device: As in :class:`tinyssd.config.TrainConfig`.
+        pictures: How many to evaluate on.
+
+    Raises:
+        CheckpointError: If there is no usable checkpoint in ``run``.
+    """
+    model, config = load_model(run, pick_device(device))
+    side = max(config.model.image_size)
+    test = SyntheticSource(pictures, side, _TEST_SEED)
+    loader, _ = make_loader(Pictures(test, config.model.image_size), config.train.batch_size)
+    metrics = evaluate(model, loader, model.anchors.device, config.train.channels_last, config.train.match_iou)
+    write_json(run / "test.json", metrics.to_dict())
+    drawn = SyntheticSource(pictures, _DRAWN_SIDE, _TEST_SEED)
+    save_predictions(model, drawn, run / "predictions.png")
+    save_anchors(model, drawn, run / "anchors.png", match_iou=config.train.match_iou)
+    return metrics

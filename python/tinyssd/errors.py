@@ -1,0 +1,25 @@
+"""The errors that a person can put right; the command line shows them as one sentence."""
+
+from __future__ import annotations
+
+
+class TinySSDError(Exception):
+    """Base of the errors below."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker passes an exception on as a text that holds the whole traceback; its last line is ours.
+        super().__init__(
+            message.strip().splitlines()[-1].removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
+        )
+
+
+class DataError(TinySSDError):
+    """A picture, a label file or a data set cannot be used; the message names the file and the line."""
+
+
+class CheckpointError(TinySSDError):
+    """A checkpoint or a run folder cannot be used."""
+
+
+class ConfigError(TinySSDError, ValueError):
+    """A setting has a value that makes no sense."""

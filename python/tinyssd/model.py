@@ -1,0 +1,219 @@
+"""The detector: a small convolutional network that looks at its picture at five scales.
+
+Every stage halves the picture one or more times; two 3x3 convolutions read its feature map and predict, for each anchor
+of each cell, one score per class and four offsets from the anchor to the object.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tinyssd.errors import ConfigError
+from tinyssd_ops import clip_boxes, detect, multibox_prior
+
+
+@dataclass(frozen=True)
+class TinySSDConfig:
+    """What the network looks like. The defaults are the 256x256 network with its 5444 anchors.
+
+    Attributes:
+        num_classes: Classes counting background, which is class 0; at least 2.
+        image_size: Height and width of the pictures in pixels.
+        widths: For each stage, the channels after each of its down-sampling blocks. An empty stage is global max
+            pooling to 1x1.
+        sizes: For each stage, the scales of its anchors as shares of the picture.
+        ratios: For each stage, the ratios of width to height of its anchors.
+    """
+
+    num_classes: int
+    image_size: tuple[int, int] = (256, 256)
+    widths: tuple[tuple[int, ...], ...] = ((16, 32, 64), (128,), (128,), (128,), ())
+    sizes: tuple[tuple[float, ...], ...] = (
+        (0.2, 0.272),
+        (0.37, 0.447),
+        (0.54, 0.619),
+        (0.71, 0.79),
+        (0.88, 0.961),
+    )
+    ratios: tuple[tuple[float, ...], ...] = ((1.0, 2.0, 0.5),) * 5
+
+    def __post_init__(self) -> None:
+        if self.num_classes < 2:
+            raise ConfigError(f"num_classes: expected at least 2 (background counts), got {self.num_classes}")
+        if not len(self.widths) == len(self.sizes) == len(self.ratios) > 0:
+            stages = f"{len(self.widths)}, {len(self.sizes)} and {len(self.ratios)}"
+            raise ConfigError(f"widths, sizes, ratios: expected one entry for each stage in each, got {stages}")
+        if not self.widths[0]:
+            raise ConfigError("widths: expected a first stage with a down-sampling block, got an empty one")
+        if min(self.feature_sizes()[-1]) < 1:
+            height, width = self.image_size
+            raise ConfigError(f"image_size: {height}x{width} is too small to be halved by every block")
+
+    def feature_sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each stage's feature map."""
+        sizes = []
+        height, width = self.image_size
+        for widths in self.widths:
+            height, width = (height >> len(widths), width >> len(widths)) if widths else (1, 1)
+            sizes.append((height, width))
+        return sizes
+
+
+class TinySSD(nn.Module):
+    """A single-shot detector.
+
+    Args:
+        num_classes: Classes counting background.
+        **architecture: Any other field of :class:`TinySSDConfig`.
+
+    Raises:
+        ConfigError: If the architecture makes no sense.
+
+    Source: Zhang et al., "Dive into Deep Learning", section 14.7; Liu et al., "SSD: Single Shot MultiBox Detector",
+    2016.
+    """
+
+    anchors: Tensor
+
+    def __init__(self, num_classes: int, **architecture: Any) -> None:
+        super().__init__()
+        self.config = config = TinySSDConfig(num_classes, **architecture)
+        self.stages, self.class_heads, self.offset_heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        channels = 3
+        for widths, sizes, ratios in zip(config.widths, config.sizes, config.ratios, strict=True):
+            per_cell = len(sizes) + len(ratios) - 1
+            self.stages.append(_stage(channels, widths))
+            channels = widths[-1] if widths else channels
+            self.class_heads.append(nn.Conv2d(channels, per_cell * num_classes, kernel_size=3, padding=1))
+            self.offset_heads.append(nn.Conv2d(channels, per_cell * 4, kernel_size=3, padding=1))
+        # Made from the configuration, so a checkpoint need not hold it.
+        self.register_buffer("anchors", make_anchors(config), persistent=False)
+
+    @classmethod
+    def from_config(cls, config: TinySSDConfig) -> TinySSD:
+        """The network that ``config`` describes, freshly initialised."""
+        return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(config)})
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score and shift every anchor.
+
+        Args:
+            images: [B, 3, H, W], float, of the configured size; see :func:`tinyssd.data.to_input`.
+
+        Returns:
+            anchors: [1, A, 4], corners as shares of the picture.
+            scores: [B, A, C], logits; class 0 is background.
+            offsets: [B, 4A], from each anchor to its object, as :func:`tinyssd_ops.encode_boxes` defines them.
+            All in the order stage, cell row, cell column, anchor of the cell.
+
+        Raises:
+            ValueError: If the pictures have another size.
+        """
+        if images.shape[-2:] != self.config.image_size:
+            height, width = self.config.image_size
+            raise ValueError(f"images: expected [B, 3, {height}, {width}], got {list(images.shape)}")
+        scores, offsets = [], []
+        features = images
+        for stage, class_head, offset_head in zip(self.stages, self.class_heads, self.offset_heads, strict=True):
+            features = stage(features)
+            scores.append(class_head(features).permute(0, 2, 3, 1).flatten(1))
+            offsets.append(offset_head(features).permute(0, 2, 3, 1).flatten(1))
+        return (
+            self.anchors,
+            torch.cat(scores, 1).unflatten(1, (-1, self.config.num_classes)),
+            torch.cat(offsets, 1),
+        )
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Tensor,
+        score_threshold: float = 0.01,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> tuple[Tensor, Tensor]:
+        """The objects in the pictures, [B, 3, H, W]: ``forward`` and ``select``. Call ``eval()`` first."""
+        anchors, scores, offsets = self(images)
+        return self.select(anchors, scores, offsets, score_threshold, nms_threshold, max_detections)
+
+    @torch.no_grad()
+    def select(
+        self,
+        anchors: Tensor,
+        scores: Tensor,
+        offsets: Tensor,
+        score_threshold: float = 0.01,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> tuple[Tensor, Tensor]:
+        """The objects that the outputs of ``forward`` stand for.
+
+        Args:
+            anchors: As ``forward`` returns them, like the next two.
+            scores: Likewise.
+            offsets: Likewise.
+            score_threshold: The least confidence of a result.
+            nms_threshold: Of two results of one class that overlap by more than this IoU the weaker one is dropped.
+            max_detections: K, the most results a picture.
+
+        Returns:
+            rows: [B, K, 6], ``(class, confidence, x1, y1, x2, y2)`` by falling confidence, the boxes as shares of the
+                picture and cut to it; rows without a result have class -1.
+            counts: int64 [B], the results in each picture.
+        """
+        # Mixed precision ends here: boxes want float32.
+        probabilities = scores.float().softmax(dim=-1).transpose(1, 2).contiguous()
+        rows, counts = detect(probabilities, offsets.float(), anchors, nms_threshold, score_threshold, max_detections)
+        return torch.cat((rows[..., :2], clip_boxes(rows[..., 2:])), dim=-1), counts
+
+
+def make_anchors(config: TinySSDConfig) -> Tensor:
+    """The anchors of all stages: [1, A, 4], corners as shares of the picture."""
+    stages = zip(config.feature_sizes(), config.sizes, config.ratios, strict=True)
+    return torch.cat([multibox_prior(height, width, sizes, ratios) for (height, width), sizes, ratios in stages], dim=1)
+
+
+def spread_anchors(smallest: float, largest: float, num_stages: int) -> tuple[tuple[float, ...], ...]:
+    """Two anchor scales a stage, evenly spread on a logarithmic axis.
+
+    Args:
+        smallest: The first stage's first scale, a share of the picture.
+        largest: The last stage's second scale.
+        num_stages: Stages.
+
+    Returns:
+        A value for :attr:`TinySSDConfig.sizes`.
+    """
+    count = 2 * num_stages
+    scales = [smallest * math.pow(largest / smallest, i / (count - 1)) for i in range(count)]
+    return tuple((round(scales[i], 3), round(scales[i + 1], 3)) for i in range(0, count, 2))
+
+
+def _stage(channels: int, widths: Sequence[int]) -> nn.Module:
+    if not widths:
+        return nn.AdaptiveMaxPool2d((1, 1))
+    blocks = []
+    for width in widths:
+        blocks.append(_down_sampling_block(channels, width))
+        channels = width
+    return nn.Sequential(*blocks)
+
+
+def _down_sampling_block(in_channels: int, out_channels: int) -> nn.Sequential:
+    """[B, in_channels, H, W] to [B, out_channels, H // 2, W // 2]."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
