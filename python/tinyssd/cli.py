@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--run", type=Path, default=Path("runs/demo"), help="the run folder (default: %(default)s)")
     demo.add_argument("--epochs", type=int, help="passes over the training pictures")
     demo.add_argument("--pictures", type=int, help="training pictures an epoch")
+    demo.add_argument("--test-pictures", type=int, default=300, help="held-out pictures (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     _add_machine_options(demo)
     demo.set_defaults(command=_demo)
@@ -194,7 +195,7 @@ def _demo(options: argparse.Namespace) -> int:
     if progress.epoch < config.train.epochs:
         print(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {options.run}")
         return _EXIT_INTERRUPTED
-    metrics = report(options.run, options.device or "auto")
+    metrics = report(options.run, options.device or "auto", options.test_pictures)
     print("\non held-out pictures:")
     print(_metrics_table(metrics, config.class_names))
     print(f"\ndone in {time.perf_counter() - started:.0f} s; look at")

@@ -196,7 +196,7 @@ def read_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image) if _may_be_turned(image) else image
             if upright.mode.startswith(("I", "F")):
                 upright = _to_8_bit(upright)
             return upright.convert("RGB")
@@ -380,10 +380,15 @@ def _picture_size(path: Path) -> tuple[int, int]:
     """Width and height of the upright picture, from its header."""
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            turned = _may_be_turned(image) and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
             return (image.height, image.width) if turned else image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: cannot read this picture ({_one_line(error)})") from error
+
+
+def _may_be_turned(image: Image.Image) -> bool:
+    # Where the header shows no Exif data, getexif() would read a whole PNG file to look behind its pixels.
+    return "exif" in image.info
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

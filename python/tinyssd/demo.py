@@ -13,8 +13,7 @@ from tinyssd.model import TinySSDConfig
 from tinyssd.synthetic import SyntheticSource
 from tinyssd.train import pick_device
 
-# Held-out pictures: neither trained on nor looked at during the training.
-_TEST_PICTURES = 300
+# Of held-out pictures, neither trained on nor looked at during the training.
 _TEST_SEED = 2**31 + 1
 
 # The same pictures drawn larger, for the eye; the detector sees them at its own size.
@@ -34,7 +33,7 @@ def demo_config(
     )
 
 
-def report(run: Path, device: str = "auto", pictures: int = _TEST_PICTURES) -> Metrics:
+def report(run: Path, device: str = "auto", pictures: int = 300) -> Metrics:
     """Evaluates a run of :func:`demo_config` on pictures it never saw, and draws.
 
     Writes ``test.json``, ``predictions.png`` and ``anchors.png`` into the run folder.

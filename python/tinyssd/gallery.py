@@ -35,7 +35,7 @@ def save_predictions(model: TinySSD, source: Source, path: Path, count: int = 12
         found = predict_picture(model, example.image, source.class_names, score_threshold)
         boxes = [Box(_corners(row), WHITE, dashed=True) for row in example.labels]
         boxes += [Box(d.box, class_color(d.class_index), f"{d.label} {d.score:.0%}") for d in reversed(found)]
-        tiles.append(draw_boxes(example.image, boxes, 2 * _TILE))
+        tiles.append(_tile(example, boxes))
     caption = (
         f"Coloured: what the detector finds, with its confidence (at least {score_threshold:.0%}). "
         "White, dashed: the true boxes."
@@ -55,12 +55,19 @@ def save_anchors(model: TinySSD, source: Source, path: Path, count: int = 4, mat
     """
     examples = [source.example(index, 0) for index in range(min(len(source), 8 * count))]
     examples.sort(key=lambda example: len(example.labels), reverse=True)
-    tiles = [draw_boxes(example.image, _matched(model, example, match_iou), 2 * _TILE) for example in examples[:count]]
+    tiles = [_tile(example, _matched(model, example, match_iou)) for example in examples[:count]]
     caption = (
         f"White: the true boxes. Coloured, dashed: the anchors that learn from them, of {model.anchors.shape[1]:,} in "
         f"each picture; an object takes every anchor with an IoU of at least {match_iou:g}, and at least one."
     )
     _save(make_grid(tiles, _COLUMNS, _TILE, caption), path)
+
+
+def _tile(example: Example, boxes: list[Box]) -> Image.Image:
+    """The picture at the size of a tile, drawn on after it has shrunk: text keeps its size."""
+    picture = example.image.copy()
+    picture.thumbnail((_TILE, _TILE), Image.Resampling.LANCZOS)
+    return draw_boxes(picture, boxes, _TILE)
 
 
 def _matched(model: TinySSD, example: Example, match_iou: float) -> list[Box]:

@@ -52,7 +52,7 @@ class TinySSDConfig:
             raise ConfigError(f"widths, sizes, ratios: expected one entry for each stage in each, got {stages}")
         if not self.widths[0]:
             raise ConfigError("widths: expected a first stage with a down-sampling block, got an empty one")
-        if min(self.feature_sizes()[-1]) < 1:
+        if min(min(size) for size in self.feature_sizes()) < 1:
             height, width = self.image_size
             raise ConfigError(f"image_size: {height}x{width} is too small to be halved by every block")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from tinyssd.checkpoint import write_atomically
 
@@ -26,7 +26,10 @@ def save_curves(history: list[dict[str, Any]], path: Path) -> None:
     loss, precision = figure.subplots(1, 2)
     loss.plot(epochs, [row["loss"] for row in history], color="tab:blue", marker="o", markersize=4)
     loss.set(title="Training", ylabel="loss", yscale="log")
-    loss.grid(visible=True, which="both", alpha=0.3)
+    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    loss.yaxis.set_minor_locator(NullLocator())
+    loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    loss.grid(visible=True, alpha=0.3)
     for name, label, color in (
         ("ap50", "AP50 (IoU 0.50)", "tab:green"),
         ("ap", "AP (IoU 0.50 to 0.95)", "tab:orange"),

@@ -1,0 +1,116 @@
+"""The command line from end to end, with tiny settings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from tinyssd.cli import main
+
+TINY = {
+    "model": {
+        "image_size": [32, 32],
+        "widths": [[8], [8], []],
+        "sizes": [[0.2, 0.3], [0.4, 0.5], [0.8]],
+        "ratios": [[1, 2], [1], [1]],
+    },
+    "data": {"train_size": 8, "val_size": 4},
+    "train": {"epochs": 1, "batch_size": 4, "workers": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained run."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "tiny.json").write_text(json.dumps(TINY))
+    status = main(["train", "--config", str(folder / "tiny.json"), "--run", str(folder / "run"), "--device", "cpu"])
+    assert status == 0
+    return folder / "run"
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, tinyssd.cli; tinyssd.cli._parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_train_leaves_pictures(run):
+    for name in ("curves.png", "predictions.png"):
+        assert Image.open(run / name).width > 500
+
+
+def test_eval(run, capsys):
+    assert main(["eval", str(run), "--device", "cpu"]) == 0
+    assert "AP50" in capsys.readouterr().out
+    assert json.loads((run / "eval.json").read_text())["pictures"] == 4
+
+
+def test_predict(run, tmp_path, capsys):
+    for folder, size in (("a", (100, 60)), ("b", (700, 900))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", size, "teal").save(tmp_path / folder / "x.png")
+    pictures = [str(tmp_path / "a"), str(tmp_path / "b" / "x.png")]
+    command = ["predict", *pictures, "--out", str(tmp_path / "out"), "--run", str(run), "--score", "0.05"]
+    assert main([*command, "--device", "cpu"]) == 0
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [(result["width"], result["height"]) for result in results] == [(100, 60), (700, 900)]
+    assert [result["drawn"] for result in results] == ["x.png", "x-2.png"]
+    assert any(result["detections"] for result in results)
+    for result in results:
+        assert (tmp_path / "out" / result["drawn"]).is_file()
+        for detection in result["detections"]:
+            x1, y1, x2, y2 = detection["box"]
+            assert 0 <= x1 <= x2 <= result["width"]
+            assert 0 <= y1 <= y2 <= result["height"]
+
+
+def test_resume_of_a_finished_run_changes_nothing(run, capsys):
+    before = (run / "metrics.jsonl").read_text()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_demo(tmp_path, capsys):
+    command = ["demo", "--run", str(tmp_path / "demo"), "--epochs", "1", "--pictures", "8", "--workers", "0"]
+    assert main([*command, "--test-pictures", "8", "--device", "cpu"]) == 0
+    assert "AP50" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert names >= {"predictions.png", "anchors.png", "curves.png", "test.json", "checkpoint.pt"}
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    output = capsys.readouterr().out
+    for word in ("torch", "backends", "pycocotools"):
+        assert word in output
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["train", "--data", "nowhere"], "no such folder"),
+        (["train", "--device", "tpu"], "expected auto, cpu or cuda"),
+        (["train", "--epochs", "0"], "expected at least 1"),
+        (["train", "--image-size", "8"], "too small"),
+        (["train", "--resume", "nowhere"], "no such run folder"),
+        (["train", "--resume", "nowhere", "--lr", "1"], "leave out --lr"),
+        (["train", "--config", "nowhere.json"], "cannot be read as JSON"),
+        (["eval", "nowhere"], "no such checkpoint"),
+        (["predict", "nowhere.jpg"], "no such file or folder"),
+    ],
+)
+def test_mistakes_are_one_sentence(command, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tinyssd: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_train_does_not_overwrite_a_run(run, capsys):
+    assert main(["train", "--run", str(run)]) == 2
+    assert f"continue it with --resume {run}" in capsys.readouterr().err

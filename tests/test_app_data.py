@@ -1,0 +1,274 @@
+"""Data sets: what they return, and what a wrong file is answered with."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tinyssd.config import DataConfig
+from tinyssd.data import (
+    AugmentConfig,
+    Example,
+    Pictures,
+    augmented,
+    make_loader,
+    open_folder,
+    read_label_file,
+    read_picture,
+    to_input,
+)
+from tinyssd.errors import DataError
+from tinyssd.sources import cache_folder, fetch_banana, open_data
+from tinyssd.synthetic import SyntheticSource
+
+HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
+PIKACHU = Path(__file__).resolve().parents[2] / "shared" / "data" / "pikachu"
+
+
+def write_split(folder: Path, lines: str, pictures: dict[str, Image.Image]) -> Path:
+    (folder / "images").mkdir(parents=True)
+    (folder / "label.csv").write_text(lines)
+    for name, picture in pictures.items():
+        picture.save(folder / "images" / name)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two training pictures of different size and mode, three boxes; one validation picture."""
+    wide, gray = Image.new("RGB", (80, 40), (255, 0, 0)), Image.new("L", (20, 20), 255)
+    boxes = "a.png,0,0,0,40,20\nb.png,1,5,5,10,20\na.png,1,40,20,80,40\n"
+    write_split(tmp_path / "toy_train", HEADER + boxes, {"a.png": wide, "b.png": gray})
+    write_split(tmp_path / "toy_val", HEADER + "c.png,0,0,0,80,40\n", {"c.png": wide})
+    return tmp_path
+
+
+def test_folder_gives_resized_pictures_and_shares(folder):
+    train, val = open_folder(folder)
+    assert (len(train), len(val)) == (2, 1)
+    assert train.class_names == ("class 0", "class 1")
+    image, labels = Pictures(train, (32, 48))[0, 0]
+    assert image.shape == (3, 32, 48)
+    assert image.dtype == torch.uint8
+    torch.testing.assert_close(labels, torch.tensor([[0, 0, 0, 0.5, 0.5], [1, 0.5, 0.5, 1, 1]]))
+
+
+def test_batch_pads_labels(folder):
+    loader, _ = make_loader(Pictures(open_folder(folder)[0], (16, 16)), batch_size=2)
+    images, labels = next(iter(loader))
+    assert images.shape == (2, 3, 16, 16)
+    assert labels[1].tolist() == [[1, 0.25, 0.25, 0.5, 1], [-1] * 5]
+
+
+def test_class_names_from_file_and_from_folder(folder, tmp_path):
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    assert open_folder(folder)[0].class_names == ("cat", "dog")
+    (folder / "classes.txt").write_text("cat\n")
+    with pytest.raises(DataError, match=r"label\.csv, line 3: label 1 has no name; there are 1 classes"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("img_name,label,xmin,ymin,xmax\na.png,0,1,1,5\n", r"label\.csv, line 1: missing column ymax"),
+        (HEADER + "a.png,0,1,1,5,5\na.png,0,1,one,5,5\n", r"label\.csv, line 3: ymin must be a number, got 'one'"),
+        (HEADER + "a.png,0,1,1,5\n", r"label\.csv, line 2: ymax must be a number, got None"),
+        (HEADER + "a.png,0,1,1,nan,5\n", r"line 2: xmax must be a number, got 'nan'"),
+        (HEADER + "a.png,0,1,1,inf,5\n", r"line 2: xmax must be a number, got 'inf'"),
+        (HEADER + "a.png,-1,1,1,5,5\n", r"line 2: label must be a whole number from 0, got -1"),
+        (HEADER + "a.png,0.5,1,1,5,5\n", r"line 2: label must be a whole number from 0, got 0.5"),
+        (HEADER + "a.png,0,1,1,11,5\n", r"line 2: the box \(1, 1, 11, 5\) is outside its 10x10 picture"),
+        (HEADER + "a.png,0,-1,1,5,5\n", r"line 2: the box \(-1, 1, 5, 5\) is outside its 10x10 picture"),
+        (HEADER + "a.png,0,3,1,3,5\n", r"line 2: the box \(3, 1, 3, 5\) has no area"),
+        (HEADER + "gone.png,0,1,1,5,5\n", r"line 2: no such picture: .*gone\.png"),
+        (HEADER, "no box in it"),
+        ("", "line 1: missing column img_name"),
+    ],
+)
+def test_wrong_label_file_is_an_error(tmp_path, text, message):
+    pictures = {"a.png": Image.new("RGB", (10, 10))}
+    write_split(tmp_path / "x_val", HEADER + "a.png,0,0,0,10,10\n", pictures)
+    write_split(tmp_path / "x_train", text, pictures)
+    with pytest.raises(DataError, match=message):
+        open_folder(tmp_path)
+
+
+def test_missing_folders_and_files_are_errors(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        open_folder(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"expected one folder named \*_train, found 0"):
+        open_folder(tmp_path)
+    with pytest.raises(DataError, match="expected a label file"):
+        read_label_file(tmp_path / "label.csv")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+def test_truncated_picture_is_an_error_also_from_a_worker(folder, name):
+    path = folder / "toy_train" / "images" / name
+    Image.effect_noise((80, 40), 50).convert("RGB").save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    label = folder / "toy_train" / "label.csv"
+    label.write_text(HEADER + f"{name},0,0,0,40,20\n")
+    with pytest.raises(DataError, match=rf"{name}: cannot read this picture"):
+        read_picture(path)
+    loader, _ = make_loader(Pictures(open_folder(folder)[0], (16, 16)), batch_size=1, workers=1)
+    with pytest.raises(DataError) as error:
+        list(loader)
+    assert str(error.value).startswith(str(path))
+
+
+def test_no_picture_at_all_is_an_error(tmp_path):
+    (tmp_path / "x.png").write_text("not a picture")
+    with pytest.raises(DataError, match=r"x\.png: cannot read this picture"):
+        read_picture(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    suffix = "tif" if mode in ("CMYK", "I") else "png"
+    picture = Image.new(mode, (6, 4), 40000) if mode.startswith("I") else Image.new("RGB", (6, 4), "gray").convert(mode)
+    picture.save(tmp_path / f"x.{suffix}")
+    rgb = read_picture(tmp_path / f"x.{suffix}")
+    assert rgb.mode == "RGB"
+    assert rgb.size == (6, 4)
+    if mode.startswith("I"):
+        assert rgb.getpixel((0, 0)) == (155, 155, 155)
+
+
+def test_turned_picture_is_turned_upright(tmp_path):
+    picture, exif = Image.new("RGB", (6, 4)), Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "x.jpg", exif=exif)
+    assert read_picture(tmp_path / "x.jpg").size == (4, 6)
+
+
+def test_flip_moves_the_boxes_with_the_pixels():
+    pixels = np.zeros((10, 10, 3), dtype=np.uint8)
+    pixels[2:5, 1:4] = 255
+    example = Example(Image.fromarray(pixels), np.array([[0, 0.1, 0.2, 0.4, 0.5]], dtype=np.float32))
+    flipped = augmented(example, AugmentConfig(flip=1, color=0), np.random.default_rng(0))
+    np.testing.assert_allclose(flipped.labels, [[0, 0.6, 0.2, 0.9, 0.5]], atol=1e-6)
+    assert (np.array(flipped.image)[2:5, 6:9] == 255).all()
+    np.testing.assert_array_equal(example.labels[0, 1], np.float32(0.1))
+
+
+def test_zoom_keeps_boxes_on_their_objects():
+    pixels = np.zeros((100, 100, 3), dtype=np.uint8)
+    pixels[40:60, 30:60] = 255
+    example = Example(Image.fromarray(pixels), np.array([[0, 0.3, 0.4, 0.6, 0.6]], dtype=np.float32))
+    for seed in range(20):
+        zoomed = augmented(example, AugmentConfig(flip=0, color=0, zoom=1.5), np.random.default_rng(seed))
+        rows, columns = np.nonzero(np.array(zoomed.image)[..., 0] > 127)
+        found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(zoomed.labels[0, 1:] * 100, found, atol=1)
+
+
+def test_epochs_are_the_same_however_many_workers_make_them():
+    pictures = Pictures(SyntheticSource(8, 32, fresh=True), (32, 32), AugmentConfig(), seed=3)
+    epochs = []
+    for workers in (0, 2):
+        loader, sampler = make_loader(pictures, 4, shuffle_seed=3, workers=workers)
+        sampler.epoch = 5
+        epochs.append(list(loader))
+    for (images, labels), (others, other_labels) in zip(*epochs, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+
+
+def test_skip_leaves_out_the_first_pictures_of_the_epoch():
+    loader, sampler = make_loader(Pictures(SyntheticSource(8, 16), (16, 16)), 2, shuffle_seed=1)
+    whole = list(loader)
+    sampler.skip = 4
+    assert len(loader) == 2
+    for (images, _), (expected, _) in zip(loader, whole[2:], strict=True):
+        assert torch.equal(images, expected)
+
+
+def test_synthetic_pictures_are_seeded_and_labelled():
+    source = SyntheticSource(30, 64, seed=1)
+    classes = set()
+    for index in range(len(source)):
+        example = source.example(index, epoch=0)
+        assert np.array_equal(np.array(example.image), np.array(source.example(index, epoch=3).image))
+        assert 1 <= len(example.labels) <= source.max_boxes
+        assert (example.labels[:, 1:] >= 0).all()
+        assert (example.labels[:, 1:] <= 1).all()
+        assert (example.labels[:, 3:] > example.labels[:, 1:3]).all()
+        classes.update(example.labels[:, 0].astype(int))
+    assert classes == {0, 1, 2}
+    other = SyntheticSource(30, 64, seed=2)
+    assert not np.array_equal(np.array(source.example(0, 0).image), np.array(other.example(0, 0).image))
+    fresh = SyntheticSource(30, 64, seed=1, fresh=True)
+    assert not np.array_equal(np.array(fresh.example(0, 0).image), np.array(fresh.example(0, 1).image))
+
+
+def test_to_input_is_centred():
+    images = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert to_input(images)[0, 0].tolist() == [[-1, 1]]
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """A tiny archive of the banana data set's shape."""
+    for split in ("train", "val"):
+        target = tmp_path / "source" / f"bananas_{split}"
+        write_split(target, HEADER + "0.png,0,1,1,5,5\n", {"0.png": Image.new("RGB", (10, 10))})
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for inside in (tmp_path / "source").rglob("*.*"):
+            file.write(inside, Path("banana-detection") / inside.relative_to(tmp_path / "source"))
+    return path
+
+
+def sha1(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes()).hexdigest()
+
+
+def test_banana_is_fetched_once(archive, tmp_path):
+    cache = tmp_path / "cache"
+    found = fetch_banana(cache, archive.as_uri(), sha1(archive))
+    train, val = open_folder(found)
+    assert (len(train), len(val), train.class_names) == (1, 1, ("bananas",))
+    archive.unlink()
+    assert fetch_banana(cache, archive.as_uri(), "no hash needed") == found
+
+
+def test_banana_offline_says_what_to_do(tmp_path):
+    with pytest.raises(DataError, match=r"could not fetch .*put it at .*banana-detection\.zip, or train without"):
+        fetch_banana(tmp_path / "cache", (tmp_path / "gone.zip").as_uri())
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_banana_with_another_hash_is_refused(archive, tmp_path):
+    with pytest.raises(DataError, match=r"its SHA-1 is .*, expected 5de26c8f"):
+        fetch_banana(tmp_path / "cache", archive.as_uri())
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil.txt", "..\\evil.txt"])
+def test_banana_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(name, "evil")
+    with pytest.raises(DataError, match="leads out of the archive"):
+        fetch_banana(tmp_path / "cache", path.as_uri(), sha1(path))
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "tinyssd"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "tinyssd"
+
+
+@pytest.mark.skipif(not PIKACHU.exists(), reason="the Pikachu pictures (shared/data/pikachu) are not here")
+def test_pikachu_opens():
+    train, val = open_data(DataConfig(str(PIKACHU)), (256, 256))
+    assert (len(train), len(val), train.class_names) == (900, 100, ("pikachu",))
