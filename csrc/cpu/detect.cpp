@@ -1,5 +1,5 @@
-// detect on the CPU: a thread owns images; decodes, filters by score, suppresses within classes (suppress.h), writes the
-// best K rows. A candidate is a pair (anchor, object class); its index orders equal scores by anchor, then class.
+// detect on the CPU: a thread owns images; decodes, filters by score, suppresses within classes (suppress.h), writes
+// the best K rows. A candidate is an (anchor, object class); its index orders equal scores by anchor, then class.
 #include "../checks.h"
 #include "decode.h"
 #include "suppress.h"

@@ -1,9 +1,10 @@
 // Greedy suppression of one class: each box, in the order of rank, against the kept boxes that could overlap it enough.
-// Few boxes: against all kept ones, a block of lanes at a time. Many: the kept boxes lie in a hashed grid, one level for
-// each power of two of the longest side; cells a half of that power wide, so a box looks into a handful of cells.
-// The pruning is exact. If IoU > t, the overlap in x exceeds t * max(w1, w2), so the centres differ by less than
-// (w1 + w2) / 2 - t * max(w1, w2), likewise in y; and the longest sides differ by less than a factor 1 / t. The search
-// uses t less a margin far above the rounding of the IoU. Boxes too small, large or far out for that are met by all.
+// Few boxes: against all kept ones, a block of lanes at a time. Many: kept boxes lie in a hashed grid, one level for
+// the boxes whose longest side is within a factor of 4; a cell is half as wide as the longest of them, so that a box
+// looks into a handful of cells. The pruning is exact: if IoU > t, the overlap in x exceeds t * max(w1, w2), so the
+// centres differ by less than (w1 + w2) / 2 - t * max(w1, w2), likewise in y, and the longest sides differ by less than
+// a factor 1 / t. The search uses t less a margin far above the rounding of the IoU. Boxes too small, too large or too
+// far out for that are met by all.
 #include "suppress.h"
 
 #include "simd.h"
@@ -20,7 +21,7 @@ constexpr int64_t kListLanes = 32;        // ... in a list
 constexpr double kMargin = 1e-5;          // relative, taken off the threshold
 constexpr double kLeastThreshold = 0.01;  // below it, nearly everything near is a candidate
 constexpr double kLeastSide = 1e-15, kLargestSide = 1e15, kLeastRelativeSide = 1e-9;
-constexpr int kLevelOffset = 64, kLevels = 128;
+constexpr int kLevelOffset = 32, kLevels = 64;  // levels of regular boxes are within -25..25
 
 // An IoU with such a box can exceed 0. False for a side or area of 0 or less, an infinite area and NaN.
 template <class T>
@@ -64,7 +65,7 @@ enum class Kind : uint8_t { kInert, kIrregular, kRegular };
 
 struct Place {
   Kind kind;
-  int8_t level;     // the longest side is in [2**(level - 1), 2**level)
+  int8_t level;
   uint32_t bucket;  // of the cell of the centre
 };
 
@@ -79,7 +80,7 @@ struct Grid {
   BoxArrays<T> slots;      // the kept regular boxes, by bucket
   BoxArrays<T> kept;       // all kept boxes
   BoxArrays<T> irregular;  // the kept irregular boxes
-  uint64_t levels[2];      // the levels of kept boxes, as bits
+  uint64_t levels;         // the levels of kept boxes, as bits
 };
 
 TINYSSD_INLINE int64_t cell_of(double coordinate, double cells_per_unit) {
@@ -89,8 +90,9 @@ TINYSSD_INLINE int64_t cell_of(double coordinate, double cells_per_unit) {
   return whole - (static_cast<double>(whole) > scaled);
 }
 
-// 2 / 2**level: a cell is half as wide as the longest possible side.
-TINYSSD_INLINE double cells_per_unit(int level) { return power_of_two<double>(1 - level); }
+// The longest side of a box of the level is less than 4**level and at least a quarter of that.
+TINYSSD_INLINE double largest_side(int level) { return power_of_two<double>(2 * level); }
+TINYSSD_INLINE double cells_per_unit(int level) { return power_of_two<double>(1 - 2 * level); }
 
 TINYSSD_INLINE uint32_t hash_cell(int64_t x, int64_t y, int level) {
   // Neighbours in x lie side by side, so a block of lanes that runs past a cell tests boxes that are near anyway.
@@ -99,11 +101,12 @@ TINYSSD_INLINE uint32_t hash_cell(int64_t x, int64_t y, int level) {
   return static_cast<uint32_t>(row + static_cast<uint64_t>(x));
 }
 
-// The number e with value in [2**(e - 1), 2**e), for a normal positive value.
-TINYSSD_INLINE int exponent_of(double value) {
+// For a normal positive value.
+TINYSSD_INLINE int level_of(double longest_side) {
   int64_t bits;
-  memcpy(&bits, &value, sizeof(bits));
-  return static_cast<int>(bits >> 52) - 1022;
+  memcpy(&bits, &longest_side, sizeof(bits));
+  const int exponent = static_cast<int>(bits >> 52) - 1022;  // less than 2**exponent, at least half of that
+  return (exponent + 1) >> 1;
 }
 
 template <class T>
@@ -116,7 +119,7 @@ Place place_of(const Box<T>& box, uint32_t bucket_mask) {
   const bool regular = shortest > kLeastSide && longest < kLargestSide && w > far_x * kLeastRelativeSide &&
                        h > far_y * kLeastRelativeSide;
   if (!regular) return {Kind::kIrregular, 0, 0};
-  const int level = exponent_of(longest);
+  const int level = level_of(longest);
   const double scale = cells_per_unit(level);
   const uint32_t hash = hash_cell(cell_of((x1 + x2) * 0.5, scale), cell_of((y1 + y2) * 0.5, scale), level);
   return {Kind::kRegular, static_cast<int8_t>(level), hash & bucket_mask};
@@ -126,7 +129,7 @@ struct SuppressMany {
   // The farthest that the centre of a box of the level can lie from that of a box with this side.
   TINYSSD_INLINE static double reach(double side, int level, double t) {
     if (t >= 0.5) return (1 - t) * side;
-    return side * 0.5 + smaller(side / t, power_of_two<double>(level)) * (0.5 - t);
+    return side * 0.5 + smaller(side / t, largest_side(level)) * (0.5 - t);
   }
 
   template <class T>
@@ -138,11 +141,11 @@ struct SuppressMany {
     const double w = static_cast<double>(box.x2) - box.x1, h = static_cast<double>(box.y2) - box.y1;
     const double cx = (static_cast<double>(box.x1) + box.x2) * 0.5, cy = (static_cast<double>(box.y1) + box.y2) * 0.5;
     const double longest = larger(w, h);
-    const int lowest = larger(exponent_of(longest * t) + kLevelOffset, 0);
-    const int highest = smaller(exponent_of(longest / t) + kLevelOffset, kLevels - 1);
+    const int lowest = larger(level_of(longest * t) + kLevelOffset, 0);
+    const int highest = smaller(level_of(longest / t) + kLevelOffset, kLevels - 1);
     int64_t cells_left = num_kept / 16 + 16;  // beyond that, the list of all kept boxes is faster
     for (int bit = lowest; bit <= highest; ++bit) {
-      if ((grid.levels[bit >> 6] >> (bit & 63) & 1) == 0) continue;
+      if ((grid.levels >> bit & 1) == 0) continue;
       const int level = bit - kLevelOffset;
       const double scale = cells_per_unit(level);
       const double reach_x = reach(w, level, t), reach_y = reach(h, level, t);
@@ -190,8 +193,7 @@ struct SuppressMany {
       }
       Bucket& bucket = grid.buckets[place.bucket];
       grid.slots.set(bucket.begin + bucket.size++, box, box_area);
-      const int bit = place.level + kLevelOffset;
-      grid.levels[bit >> 6] |= uint64_t{1} << (bit & 63);
+      grid.levels |= uint64_t{1} << (place.level + kLevelOffset);
     }
   }
 };
@@ -228,17 +230,9 @@ void suppress(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep) {
     bucket.size = 0;
   }
   std::vector<T> slot_memory, irregular_memory;
-  Grid<T> grid = {
-      ranked,
-      size,
-      threshold,
-      places.data(),
-      buckets.data(),
-      num_buckets - 1,
-      empty_arrays(slot_memory, size),
-      kept,
-      empty_arrays(irregular_memory, num_irregular),
-      {0, 0}};
+  const BoxArrays<T> slots = empty_arrays(slot_memory, size);
+  const BoxArrays<T> irregular = empty_arrays(irregular_memory, num_irregular);
+  Grid<T> grid = {ranked, size, threshold, places.data(), buckets.data(), num_buckets - 1, slots, kept, irregular, 0};
   run_simd<SuppressMany>(&grid, keep);
 }
 

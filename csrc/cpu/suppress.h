@@ -19,8 +19,8 @@ using Ranked = std::vector<Keyed<RankKey<T>>>;
 template <class T>
 void suppress(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep);
 
-// Sorts the candidates (key: rank_key of the score, index: the caller's) by rank and returns for each rank whether it is
-// kept. box_of(index) is a candidate's box.
+// Sorts the candidates (key: rank_key of the score, index: the caller's) by rank and returns for each rank whether it
+// is kept. box_of(index) is a candidate's box.
 template <class T, class BoxOf>
 std::vector<uint8_t> rank_and_suppress(Ranked<T>& candidates, T threshold, const BoxOf& box_of) {
   stable_sort_by_key(candidates);
