@@ -1,6 +1,7 @@
 // box_iou and its gradient on the CPU. A thread owns rows of the output; a row is one box of boxes1 against all of
 // boxes2, which lie as five arrays. At a tie of two edges each gets half of the gradient, as torch.maximum does.
 #include "../checks.h"
+#include "memory.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -90,6 +91,7 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
     const T* data1 = b1.const_data_ptr<T>();
     const T* data2 = b2.const_data_ptr<T>();
     T* out_data = out.mutable_data_ptr<T>();
+    advise_huge_pages(out_data, out.numel() * static_cast<int64_t>(sizeof(T)));
     parallel(batch.count * rows, columns, [&](int64_t begin, int64_t end) {
       std::vector<T> memory(BoxArrays<T>::kArrays * columns);
       const auto arrays = BoxArrays<T>::over(memory.data(), columns);
