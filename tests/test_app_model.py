@@ -10,7 +10,7 @@ import pytest
 import torch
 from tinyssd.errors import ConfigError
 from tinyssd.loss import LossConfig, detection_loss
-from tinyssd.model import TinySSD, TinySSDConfig, spread_anchors
+from tinyssd.model import TinySSD, TinySSDConfig
 
 from tinyssd_ops import multibox_prior, multibox_target
 
@@ -130,8 +130,3 @@ def test_bad_architecture_is_an_error(settings, message):
 def test_wrong_size_of_pictures_is_an_error():
     with pytest.raises(ValueError, match=r"images: expected \[B, 3, 64, 48\], got \[1, 3, 32, 32\]"):
         TinySSD(2, **SMALL)(torch.zeros(1, 3, 32, 32))
-
-
-def test_spread_anchors_grow_evenly():
-    sizes = spread_anchors(0.1, 0.8, 2)
-    assert sizes == ((0.1, 0.2), (0.4, 0.8))

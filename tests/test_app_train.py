@@ -156,6 +156,7 @@ def found(truth, shift=0.0):
 def test_perfect_predictions_have_average_precision_one(capsys):
     result = average_precision(found(TRUTH), TRUTH, num_classes=2)
     assert (result.ap, result.ap50, *result.per_class) == pytest.approx((1, 1, 1, 1))
+    assert result.best_threshold == pytest.approx(0.9)
     assert capsys.readouterr().out == ""
 
 

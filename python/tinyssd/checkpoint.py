@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tinyssd.model import TinySSD
 FILE_NAME = "checkpoint.pt"
 
 _FORMAT = 1
+_DEFAULT_THRESHOLD = 0.5
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
@@ -46,8 +48,23 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return contents
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[TinySSD, RunConfig]:
-    """The trained network of a checkpoint, ready to predict, and the configuration of its run.
+@dataclass(frozen=True)
+class Trained:
+    """What a run made.
+
+    Attributes:
+        model: In evaluation mode.
+        config: Of the run.
+        score_threshold: The confidence from which its results should count, found on the validation pictures.
+    """
+
+    model: TinySSD
+    config: RunConfig
+    score_threshold: float
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Trained:
+    """The trained network of a checkpoint, ready to predict.
 
     Args:
         path: A checkpoint, or the run folder that holds it.
@@ -60,7 +77,10 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[TinySSD,
     config = RunConfig.from_dict(contents["config"])
     model = TinySSD.from_config(config.model).to(device)
     model.load_state_dict(contents["model"])
-    return model.eval(), config
+    history = contents["progress"]["history"]
+    threshold = history[-1].get("best_threshold") if history else None
+    # None where no picture was evaluated yet, or none held an object.
+    return Trained(model.eval(), config, _DEFAULT_THRESHOLD if threshold is None else threshold)
 
 
 def checkpoint_path(path: Path) -> Path:

@@ -72,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_machine_options(train)
     train.set_defaults(command=_train)
 
-    evaluation = commands.add_parser("eval", help="evaluate a run", description="Evaluate on validation pictures.")
+    evaluation = commands.add_parser(
+        "eval",
+        help="evaluate a run",
+        description="Evaluate on validation pictures; writes eval.json and predictions.png into the run folder.",
+    )
     evaluation.add_argument("run", type=Path, nargs="?", help="a run folder (default: the latest in runs/)")
     evaluation.add_argument("--data", help="another data set than the run's")
     _add_machine_options(evaluation)
@@ -87,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="picture files, or folders of them")
     predict.add_argument("--out", type=Path, default=Path("predictions"), help="folder for the results (%(default)s)")
     predict.add_argument("--run", type=Path, help="a run folder or a checkpoint (default: the latest in runs/)")
-    predict.add_argument("--score", type=float, default=0.5, help="least confidence, 0 to 1 (default: %(default)s)")
+    predict.add_argument(
+        "--score", type=float, help="least confidence, 0 to 1 (default: the best one on the run's validation pictures)"
+    )
     predict.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     predict.set_defaults(command=_predict)
 
@@ -141,12 +147,14 @@ def _eval(options: argparse.Namespace) -> int:
     from tinyssd.data import Pictures, make_loader
     from tinyssd.errors import DataError
     from tinyssd.evaluate import evaluate
+    from tinyssd.gallery import save_predictions
     from tinyssd.sources import open_data
     from tinyssd.train import pick_device
 
     run = options.run or latest_run()
     device = pick_device(options.device or "auto")
-    model, config = load_model(run, device)
+    trained = load_model(run, device)
+    model, config = trained.model, trained.config
     data = config.data if options.data is None else replace(config.data, name=options.data)
     _, source = open_data(data, config.model.image_size, config.train.seed)
     if len(source.class_names) != len(config.class_names):
@@ -157,6 +165,7 @@ def _eval(options: argparse.Namespace) -> int:
     print(f"{run} on {len(source)} validation pictures of {data.name}")
     print(_metrics_table(metrics, config.class_names))
     if run.is_dir():
+        save_predictions(model, source, run / "predictions.png", trained.score_threshold)
         write_json(run / "eval.json", {"data": data.name, "pictures": len(source), **metrics.to_dict()})
     return 0
 
@@ -166,15 +175,16 @@ def _predict(options: argparse.Namespace) -> int:
     from tinyssd.predict import find_pictures, predict_files
     from tinyssd.train import pick_device
 
-    if not 0 <= options.score <= 1:
+    if options.score is not None and not 0 <= options.score <= 1:
         raise ConfigError(f"--score: expected a number from 0 to 1, got {options.score}")
     paths = find_pictures(options.images)
-    model, config = load_model(options.run or latest_run(), pick_device(options.device))
-    results = predict_files(model, config.class_names, paths, options.out, options.score)
+    trained = load_model(options.run or latest_run(), pick_device(options.device))
+    threshold = trained.score_threshold if options.score is None else options.score
+    results = predict_files(trained.model, trained.config.class_names, paths, options.out, threshold)
     for result in results:
         found = ", ".join(f"{d['label']} {d['score']:.0%}" for d in result["detections"]) or "nothing"
         print(f"{result['image']}: {found}")
-    print(f"wrote {len(results)} pictures and predictions.json to {options.out}/")
+    print(f"wrote {len(results)} pictures and predictions.json (confidence from {threshold:.0%}) to {options.out}/")
     return 0
 
 
@@ -230,9 +240,10 @@ def _print_tree(values: dict[str, Any], indent: str = "") -> None:
 
 def _new_config(options: argparse.Namespace) -> RunConfig:
     """The defaults, over them the file of ``--config``, over that the options."""
+    from dataclasses import replace
+
     from tinyssd.config import RunConfig, read_config_file
     from tinyssd.loss import LossConfig
-    from tinyssd.model import TinySSDConfig
     from tinyssd.sources import open_data
 
     values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}, "loss": {}, "augment": {}}
@@ -260,11 +271,16 @@ def _new_config(options: argparse.Namespace) -> RunConfig:
         # A run can be resumed from another folder.
         values["data"]["name"] = str(Path(values["data"]["name"]).resolve())
     # The classes are those of the data, which are opened at the size of the network.
-    draft = RunConfig.from_dict({**values, "class_names": (), "model": {**values["model"], "num_classes": 2}})
+    try:
+        draft = RunConfig.from_dict({**values, "class_names": (), "model": {**values["model"], "num_classes": 2}})
+    except TypeError as error:
+        raise ConfigError(f"{options.config}: a setting has a value of the wrong kind ({error})") from error
     source, _ = open_data(draft.data, draft.model.image_size)
-    num_classes = len(source.class_names) + 1
-    model = TinySSDConfig(**{**values["model"], "num_classes": num_classes})
-    return RunConfig(source.class_names, model, draft.data, draft.train, draft.loss, draft.augment)
+    return replace(
+        draft,
+        class_names=source.class_names,
+        model=replace(draft.model, num_classes=len(source.class_names) + 1),
+    )
 
 
 def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
@@ -300,9 +316,9 @@ def _draw_validation(run: Path, config: RunConfig) -> None:
     from tinyssd.gallery import save_predictions
     from tinyssd.sources import open_data
 
-    model, _ = load_model(run)
+    trained = load_model(run)
     _, source = open_data(config.data, config.model.image_size, config.train.seed)
-    save_predictions(model, source, run / "predictions.png")
+    save_predictions(trained.model, source, run / "predictions.png", trained.score_threshold)
 
 
 def _data_label(name: str) -> str:
@@ -327,6 +343,7 @@ def _metrics_table(metrics: Metrics, class_names: Sequence[str]) -> str:
         *((f"AP, {name}", f"{ap:.3f}") for name, ap in zip(class_names, metrics.ap_per_class, strict=True)),
         ("class error", f"{metrics.class_error:.2e}"),
         ("offset MAE", f"{metrics.offset_mae:.3f}"),
+        ("best confidence threshold", f"{metrics.best_threshold:.2f}"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

@@ -46,13 +46,14 @@ def report(run: Path, device: str = "auto", pictures: int = 300) -> Metrics:
     Raises:
         CheckpointError: If there is no usable checkpoint in ``run``.
     """
-    model, config = load_model(run, pick_device(device))
+    trained = load_model(run, pick_device(device))
+    model, config = trained.model, trained.config
     side = max(config.model.image_size)
     test = SyntheticSource(pictures, side, _TEST_SEED)
     loader, _ = make_loader(Pictures(test, config.model.image_size), config.train.batch_size)
     metrics = evaluate(model, loader, model.anchors.device, config.train.channels_last, config.train.match_iou)
     write_json(run / "test.json", metrics.to_dict())
     drawn = SyntheticSource(pictures, _DRAWN_SIDE, _TEST_SEED)
-    save_predictions(model, drawn, run / "predictions.png")
+    save_predictions(model, drawn, run / "predictions.png", trained.score_threshold)
     save_anchors(model, drawn, run / "anchors.png", match_iou=config.train.match_iou)
     return metrics

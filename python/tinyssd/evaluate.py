@@ -28,11 +28,14 @@ class AveragePrecision:
         ap: The mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and over the classes.
         ap50: At the IoU threshold 0.50.
         per_class: ``ap`` of each class without background.
+        best_threshold: The confidence from which results should count: there the harmonic mean of precision and recall
+            at the IoU threshold 0.50 is highest (the mean over the classes that have objects).
     """
 
     ap: float
     ap50: float
     per_class: tuple[float, ...]
+    best_threshold: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Metrics:
         ap: As in :class:`AveragePrecision`.
         ap50: As in :class:`AveragePrecision`.
         ap_per_class: As in :class:`AveragePrecision`.
+        best_threshold: As in :class:`AveragePrecision`.
     """
 
     class_error: float
@@ -52,6 +56,7 @@ class Metrics:
     ap: float
     ap50: float
     ap_per_class: tuple[float, ...]
+    best_threshold: float
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics by name, NaN as None: JSON has no NaN."""
@@ -96,6 +101,7 @@ def evaluate(
         ap=precision.ap,
         ap50=precision.ap50,
         ap_per_class=precision.per_class,
+        best_threshold=precision.best_threshold,
     )
 
 
@@ -135,7 +141,18 @@ def average_precision(
     # [IoU threshold, recall, class] for objects of all sizes and at most 100 results a picture.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
-    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class)
+    confidence = evaluation.eval["scores"][0, :, :, 0, -1]
+    threshold = _best_threshold(precision[0], confidence, evaluation.params.recThrs)
+    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold)
+
+
+def _best_threshold(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> float:
+    """The mean over classes of the confidence with the highest F1; arrays [recall, class] and [recall]."""
+    present = (precision > -1).all(axis=0)
+    if not present.any():
+        return math.nan
+    f1 = 2 * precision * recall[:, None] / (precision + recall[:, None]).clip(min=1e-9)
+    return float(confidence[f1.argmax(axis=0), np.arange(f1.shape[1])][present].mean())
 
 
 def _annotation(image: int, class_id: float, box: np.ndarray) -> dict[str, Any]:

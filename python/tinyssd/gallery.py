@@ -19,15 +19,15 @@ _TILE = 320
 _COLUMNS = 4
 
 
-def save_predictions(model: TinySSD, source: Source, path: Path, count: int = 12, score_threshold: float = 0.5) -> None:
+def save_predictions(model: TinySSD, source: Source, path: Path, score_threshold: float, count: int = 12) -> None:
     """Draws what the detector finds in ``count`` pictures spread over a source, and what is there.
 
     Args:
         model: In evaluation mode.
         source: Pictures with labels.
         path: A PNG file.
-        count: Pictures.
         score_threshold: The least confidence of a detection.
+        count: Pictures.
     """
     tiles = []
     for index in _spread(len(source), count):

@@ -7,7 +7,6 @@ of each cell, one score per class and four offsets from the anchor to the object
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,22 +177,6 @@ def make_anchors(config: TinySSDConfig) -> Tensor:
     """The anchors of all stages: [1, A, 4], corners as shares of the picture."""
     stages = zip(config.feature_sizes(), config.sizes, config.ratios, strict=True)
     return torch.cat([multibox_prior(height, width, sizes, ratios) for (height, width), sizes, ratios in stages], dim=1)
-
-
-def spread_anchors(smallest: float, largest: float, num_stages: int) -> tuple[tuple[float, ...], ...]:
-    """Two anchor scales a stage, evenly spread on a logarithmic axis.
-
-    Args:
-        smallest: The first stage's first scale, a share of the picture.
-        largest: The last stage's second scale.
-        num_stages: Stages.
-
-    Returns:
-        A value for :attr:`TinySSDConfig.sizes`.
-    """
-    count = 2 * num_stages
-    scales = [smallest * math.pow(largest / smallest, i / (count - 1)) for i in range(count)]
-    return tuple((round(scales[i], 3), round(scales[i + 1], 3)) for i in range(0, count, 2))
 
 
 def _stage(channels: int, widths: Sequence[int]) -> nn.Module:

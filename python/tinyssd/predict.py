@@ -58,7 +58,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
 
 
 def predict_picture(
-    model: TinySSD, picture: Image.Image, class_names: Sequence[str], score_threshold: float = 0.5
+    model: TinySSD, picture: Image.Image, class_names: Sequence[str], score_threshold: float
 ) -> list[Detection]:
     """The objects in one RGB picture of any size, by falling confidence. The model must be in evaluation mode."""
     height, width = model.config.image_size
@@ -83,7 +83,7 @@ def drawn_detections(picture: Image.Image, detections: Sequence[Detection]) -> I
 
 
 def predict_files(
-    model: TinySSD, class_names: Sequence[str], paths: Sequence[Path], out: Path, score_threshold: float = 0.5
+    model: TinySSD, class_names: Sequence[str], paths: Sequence[Path], out: Path, score_threshold: float
 ) -> list[dict[str, Any]]:
     """Writes each picture with its boxes, and ``predictions.json``, into ``out``.
 

@@ -153,10 +153,7 @@ def _draw_object(
 
     outline = to_canvas(_OUTLINES[shape])
     line = max(1, round(0.09 * radius * scale))
-    shadow = Image.new("L", canvas.size)
-    offset = 0.12 * radius * scale
-    ImageDraw.Draw(shadow).polygon([(x + offset, y + offset) for x, y in outline], fill=110)
-    canvas.paste((0, 0, 0), mask=shadow.filter(ImageFilter.GaussianBlur(offset * 0.6)))
+    _draw_shadow(canvas, outline, 0.12 * radius * scale)
     draw = ImageDraw.Draw(canvas)
     draw.polygon(outline, fill=fill)
     draw.line([*outline, outline[0], outline[1]], fill=edge, width=line, joint="curve")
@@ -168,6 +165,17 @@ def _draw_object(
     corners = (min(xs) - half, min(ys) - half, max(xs) + half, max(ys) + half)
     x1, y1, x2, y2 = (min(max(value / scale, 0.0), 1.0) for value in corners)
     return x1, y1, x2, y2
+
+
+def _draw_shadow(canvas: Image.Image, outline: Points, offset: float) -> None:
+    """A soft shadow, ``offset`` pixels right of and below the outline."""
+    xs, ys = [x + offset for x, _ in outline], [y + offset for _, y in outline]
+    margin = math.ceil(2 * offset)
+    left, top = math.floor(min(xs)) - margin, math.floor(min(ys)) - margin
+    # Only the part that the shadow covers: blurring the whole canvas takes most of the time of a picture.
+    mask = Image.new("L", (math.ceil(max(xs)) + margin - left, math.ceil(max(ys)) + margin - top))
+    ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in zip(xs, ys, strict=True)], fill=110)
+    canvas.paste((0, 0, 0), (left, top), mask.filter(ImageFilter.BoxBlur(0.8 * offset)))
 
 
 def _details(shape: int, pale: tuple[int, ...], edge: tuple[int, ...]) -> list[tuple[Points, tuple[int, ...]]]:
