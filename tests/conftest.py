@@ -1,0 +1,98 @@
+"""Fixtures of the op tests: the backends an op is called through, and the SIMD paths of the native one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from torch.utils._pytree import tree_map_only
+
+# --import-mode=importlib leaves this folder off sys.path; the tests import cases and oracle from it.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import tinyssd_ops
+from tinyssd_ops import reference
+
+settings.register_profile(
+    "ci", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("ci")
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+_INFO = tinyssd_ops.info()
+_NATIVE_MODULE = sys.modules.get("tinyssd_ops._C")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The ops of one backend on one device, called with tensors of the CPU and answering with such."""
+
+    name: str
+    device: str
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        module = {"native": torch.ops.tinyssd_ops, "reference": reference, "public": tinyssd_ops}[self.name]
+        function = getattr(module, op)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            # Meta tensors stay: they are how bad input gets a second device.
+            args, kwargs = tree_map_only(
+                torch.Tensor, lambda t: t if t.is_meta else t.to(self.device, copy=False), (args, kwargs)
+            )
+            return tree_map_only(torch.Tensor, lambda t: t if t.is_meta else t.cpu(), function(*args, **kwargs))
+
+        return call
+
+
+def native_reason(device: str) -> str | None:
+    """Why the native backend cannot be tested on the device, or None."""
+    served = _INFO["backends"][device]
+    return None if served["backend"] == "native" else f"no native kernels for {device}: {served['why']}"
+
+
+def _param(name: str, device: str) -> Any:
+    reason = native_reason(device) if name == "native" else None
+    marks = [pytest.mark.skip(reason=reason)] if reason else []
+    return pytest.param(Backend(name, device), id=f"{name}-{device}", marks=marks)
+
+
+@pytest.fixture(params=[_param(name, device) for device in DEVICES for name in ("native", "reference")])
+def ops(request: pytest.FixtureRequest) -> Backend:
+    """Every backend on every device."""
+    return request.param
+
+
+@pytest.fixture(
+    params=[
+        _param(name, device)
+        for device in DEVICES
+        for name in ("native", "reference")
+        if (name, device) != ("reference", "cpu")
+    ]
+)
+def other(request: pytest.FixtureRequest) -> Backend:
+    """Every backend that parity compares with the reference on the CPU."""
+    return request.param
+
+
+@pytest.fixture(params=[_param("native", device) for device in DEVICES])
+def native(request: pytest.FixtureRequest) -> Backend:
+    """The native backend alone: what only a registered op can do."""
+    return request.param
+
+
+@pytest.fixture(params=_INFO["build"]["_C"]["simd_paths"] if _NATIVE_MODULE else ["none"])
+def simd_path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Forces each SIMD path that this CPU has, in turn."""
+    if _NATIVE_MODULE is None:
+        pytest.skip(native_reason("cpu") or "no native library")
+    before = _NATIVE_MODULE.build_info()["simd"]
+    _NATIVE_MODULE.set_simd_path(request.param)
+    yield request.param
+    _NATIVE_MODULE.set_simd_path(before)

@@ -1,0 +1,133 @@
+"""How the library is found, chosen and built: info(), TINYSSD_OPS_BACKEND, TINYSSD_OPS_SIMD, the binary's symbols."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tinyssd_ops
+
+PACKAGE = Path(tinyssd_ops.__file__).resolve().parent
+# "native" where this process serves the CPU natively: a source tree may hold a library that the environment refuses.
+SERVED = tinyssd_ops.info()["backends"]["cpu"]["backend"]
+NATIVE = pytest.mark.skipif(SERVED != "native", reason="no native kernels here")
+
+
+def _python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs code in a new process that imports the same package as this one."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TINYSSD_OPS_")} | variables
+    environment["PYTHONPATH"] = str(PACKAGE.parent)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, cwd=PACKAGE.anchor
+    )
+
+
+PRINT_BACKEND = "import tinyssd_ops; print(tinyssd_ops.info()['backends']['cpu']['backend'])"
+
+
+def test_info():
+    info = tinyssd_ops.info()
+    assert info["version"] == tinyssd_ops.__version__
+    assert info["torch"] == torch.__version__
+    assert set(info["backends"]) >= {"cpu", "cuda"}
+    for served in info["backends"].values():
+        assert served["backend"] in ("native", "reference")
+        assert served["why"]
+
+
+@NATIVE
+def test_build_info():
+    build = tinyssd_ops.info()["build"]["_C"]
+    assert build["version"] == tinyssd_ops.__version__
+    assert build["compiler"].startswith(("gcc", "clang"))
+    assert build["torch_abi_target"] == "2.10"
+    assert build["simd_paths"][0] == "baseline"
+    assert build["simd"] in build["simd_paths"]
+
+
+def test_public_names():
+    assert all(hasattr(tinyssd_ops, name) for name in tinyssd_ops.__all__)
+
+
+def test_reference_backend():
+    code = PRINT_BACKEND + "; import torch; print(tinyssd_ops.nms(torch.ones(2, 4), torch.ones(2), 0.5).tolist())"
+    result = _python(code, TINYSSD_OPS_BACKEND="reference")
+    assert result.stdout.split("\n")[:2] == ["reference", "[0, 1]"], result.stderr
+
+
+@NATIVE
+@pytest.mark.parametrize("wanted", ["native", "auto"])
+def test_native_backend(wanted):
+    result = _python(PRINT_BACKEND, TINYSSD_OPS_BACKEND=wanted)
+    assert result.stdout.strip() == "native", result.stderr
+
+
+def test_native_backend_missing(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "tinyssd_ops", ignore=shutil.ignore_patterns("_C*", "__pycache__"))
+    # An installed distribution would be found; -I and -S leave it out, and torch is put back by its path.
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(Path(torch.__file__).resolve().parents[1])!r}];"
+        "import importlib.metadata as m; m.distributions = lambda **k: iter(()); import tinyssd_ops"
+    )
+    result = _python(code, TINYSSD_OPS_BACKEND="native", PYTHONPATH="")
+    assert result.returncode != 0
+    assert "TINYSSD_OPS_BACKEND=native, but tinyssd_ops was installed without _C" in result.stderr
+    result = _python(code)
+    assert "is not installed: run `pip install .`" in result.stderr
+
+
+def test_unknown_backend():
+    result = _python("import tinyssd_ops", TINYSSD_OPS_BACKEND="cpp")
+    assert "TINYSSD_OPS_BACKEND: expected auto, native or reference, got 'cpp'" in result.stderr
+
+
+@NATIVE
+@pytest.mark.parametrize("path", tinyssd_ops.info()["build"].get("_C", {}).get("simd_paths", []))
+def test_simd_from_the_environment(path):
+    code = "import tinyssd_ops; print(tinyssd_ops.info()['build']['_C']['simd'])"
+    assert _python(code, TINYSSD_OPS_SIMD=path).stdout.strip() == path
+
+
+@NATIVE
+def test_unknown_simd_path():
+    result = _python("import tinyssd_ops", TINYSSD_OPS_SIMD="mmx")
+    assert result.returncode != 0
+    assert "TINYSSD_OPS_SIMD: this CPU can run baseline" in result.stderr
+
+
+def test_import_needs_torch_alone():
+    absent = ("numpy", "PIL", "matplotlib", "tqdm", "pycocotools", "torchvision", "tinyssd")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r})); import tinyssd_ops; print('imported')"
+    result = _python(code)
+    assert result.stdout.strip() == "imported", result.stderr
+
+
+def _symbols(*options: str) -> list[str]:
+    library = sys.modules["tinyssd_ops._C"].__file__
+    nm = shutil.which("nm")
+    if nm is None:
+        pytest.skip("no nm to list symbols with")
+    listing = subprocess.run([nm, "-D", *options, library], capture_output=True, text=True, check=True).stdout
+    return [line.split()[-1].split("@")[0] for line in listing.splitlines()]
+
+
+@NATIVE
+def test_uses_only_the_stable_abi():
+    """No C++ symbol of libtorch, whose C++ ABI changes with every release: only its C shims."""
+    undefined = _symbols("--undefined-only")
+    mangled = [s for s in undefined if s.startswith("_Z") and any(p in s for p in ("3c10", "2at", "5torch", "5caffe"))]
+    assert not mangled
+    assert any(s.startswith(("aoti_torch_", "torch_")) for s in undefined)
+
+
+@NATIVE
+def test_exports_only_the_module():
+    exported = [s for s in _symbols("--defined-only") if "tinyssd" in s]
+    assert not exported
+    assert "PyInit__C" in _symbols("--defined-only")
