@@ -113,7 +113,7 @@ def detector_predictions(data: str | None, run: Path, num_images: int, seed: int
         seed: Chooses the validation pictures.
 
     Raises:
-        InputError: If there is neither a checkpoint nor data, or no ``tinyssd``.
+        InputError: If there are no pictures, there is no ``tinyssd``, or the detector in ``run`` has another shape.
     """
     try:
         from tinyssd.checkpoint import FILE_NAME, load_model
@@ -131,7 +131,10 @@ def detector_predictions(data: str | None, run: Path, num_images: int, seed: int
         print(f"training a detector on {data} for real predictions, once ...", flush=True)
         names = tuple(open_data(data_config, (256, 256))[0].class_names)
         train(RunConfig(names, TinySSDConfig(len(names) + 1), data_config, TrainConfig(epochs=2)), run)
-    model, config = load_model(run)
+    trained = load_model(run)
+    model, config = trained.model, trained.config
+    if (config.model.num_classes, model.anchors.shape[1]) != (2, 5444):
+        raise InputError(f"the detector in {run} is not the one with 5444 anchors and one class of objects")
     pictures = Pictures(open_data(data_config, config.model.image_size)[1], config.model.image_size)
     chosen = torch.randperm(len(pictures), generator=generator(seed))[:num_images].tolist()
     with torch.no_grad():

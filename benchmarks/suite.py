@@ -181,7 +181,7 @@ def nms_cases(trained: Trained) -> Iterator[Case]:
         "disjoint": inputs.disjoint_boxes,
     }
     others = (
-        Peer("reference", reference.nms, agreement.exact, largest=5_000),
+        Peer("reference", reference.nms, agreement.exact, largest=6_000),
         Peer("torchvision", peers.torchvision_nms, agreement.exact, "torchvision", largest=_QUADRATIC),
         Peer("torch loop", peers.loop_nms, agreement.exact, largest=1_000),
         Peer(
@@ -258,7 +258,7 @@ def batched_nms_cases() -> Iterator[Case]:
 def nms_padded_cases(trained: Trained) -> Iterator[Case]:
     """A batch of lists; the size is B * N."""
     others = (
-        Peer("reference", reference.nms_padded, agreement.exact),
+        Peer("reference", reference.nms_padded, agreement.exact, largest=40_000),
         Peer("torchvision", peers.torchvision_nms_padded, agreement.exact, "torchvision"),
     )
     for images, size in ((8, 100), (8, 1_000), (32, 1_000), (32, 5_444)):
@@ -281,8 +281,8 @@ def nms_padded_cases(trained: Trained) -> Iterator[Case]:
 def detection_cases(trained: Trained) -> Iterator[Case]:
     """``multibox_detection``; the size is B * A."""
     others = (
-        Peer("reference", reference.multibox_detection, agreement.rows),
-        Peer("torch loop", peers.loop_detection, agreement.rows),
+        Peer("reference", reference.multibox_detection, agreement.rows, largest=40_000),
+        Peer("torch loop", peers.loop_detection, agreement.rows, largest=40_000),
     )
     kept = (floors.sort_best_class(), floors.write(lambda probs, *_: ((probs.shape[0], probs.shape[2], 6),)))
     for kind, images, classes in _PREDICTIONS:
@@ -298,7 +298,7 @@ def detection_cases(trained: Trained) -> Iterator[Case]:
 def detect_cases(trained: Trained) -> Iterator[Case]:
     """``detect`` as an application uses it, from logits: the softmax is part of every side. The size is B * A."""
     others = (
-        Peer("reference", _reference_detect_logits, agreement.detections),
+        Peer("reference", _reference_detect_logits, agreement.detections, largest=6_000),
         Peer(
             "torchvision",
             peers.torchvision_detect,
@@ -352,10 +352,15 @@ def predictions(trained: Trained, kind: str, images: int, classes: int, seed: in
 
 
 def detector_batch(trained: Trained, images: int, seed: int) -> Args:
-    """Boxes [B, A, 4] and scores [B, A] of a trained detector's first object class, and the threshold."""
+    """Boxes [B, A, 4] and scores [B, A] of a trained detector's object class, and the threshold.
+
+    The scores are ranks in 0..1, in the detector's order: a detector has equal scores, which peers order differently.
+    """
     found = trained.predictions(images, seed)
     boxes = ops.decode_boxes(found.anchors, found.offsets.unflatten(1, (-1, 4)))
-    return boxes, found.logits.softmax(dim=-1)[..., 1].contiguous(), _THRESHOLD
+    logits = found.logits[..., 1] - found.logits[..., 0]
+    rank = logits.argsort(dim=1, stable=True).argsort(dim=1)
+    return boxes, (rank + 0.5) / logits.shape[1], _THRESHOLD
 
 
 def _detect_logits(logits: Tensor, offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
