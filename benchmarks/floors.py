@@ -32,14 +32,9 @@ def sort(position: int) -> Floor:
     return Floor("torch.sort of the scores", lambda *args: torch.sort(args[position]))
 
 
-def sort_best_class() -> Floor:
-    """``torch.sort`` of the best object class of each anchor, the first argument being [B, C, A]."""
-    return Floor("torch.sort of one confidence an anchor", lambda probs, *_: torch.sort(probs[:, 1]))
-
-
-def sort_logits() -> Floor:
-    """``torch.sort`` of one score an anchor, the first argument being [B, A, C]."""
-    return Floor("torch.sort of one score an anchor", lambda logits, *_: torch.sort(logits[:, :, 1]))
+def copy_predictions() -> Floor:
+    """A copy of the first two arguments: every probability and offset is read. Few of them may need to be sorted."""
+    return Floor("a copy of the predictions", lambda scores, offsets, *_: (scores.clone(), offsets.clone()))
 
 
 def write(shapes: Callable[..., tuple[tuple[int, ...], ...]]) -> Floor:

@@ -284,7 +284,7 @@ def detection_cases(trained: Trained) -> Iterator[Case]:
         Peer("reference", reference.multibox_detection, agreement.rows, largest=40_000),
         Peer("torch loop", peers.loop_detection, agreement.rows, largest=40_000),
     )
-    kept = (floors.sort_best_class(), floors.write(lambda probs, *_: ((probs.shape[0], probs.shape[2], 6),)))
+    kept = (floors.copy_predictions(), floors.write(lambda probs, *_: ((probs.shape[0], probs.shape[2], 6),)))
     for kind, images, classes in _PREDICTIONS:
 
         def make(seed: int, kind: str = kind, images: int = images, classes: int = classes) -> Args:
@@ -314,7 +314,7 @@ def detect_cases(trained: Trained) -> Iterator[Case]:
             return found.logits, found.offsets, found.anchors
 
         label = f"B={images} A=5444 C={classes}"
-        floor = floors.sort_logits()
+        floor = floors.copy_predictions()
         yield Case("detect", kind, images * 5_444, label, make, _detect_logits, others, (floor,))
 
 
