@@ -6,8 +6,10 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cctype>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -60,7 +62,13 @@ inline void expect_shape(
 }
 
 inline void expect_threshold(const char* name, double value) {
-  expect(value >= 0 && value <= 1, name, ": expected a number between 0 and 1, got ", value);
+  const double shown = value == value ? value : std::numeric_limits<double>::quiet_NaN();  // not "-nan"
+  expect(value >= 0 && value <= 1, name, ": expected a number between 0 and 1, got ", shown);
+}
+
+inline void expect_count(const char* name, int64_t value) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  expect(value >= 0 && value <= kMost, name, ": expected a number from 0 to ", kMost, ", got ", value);
 }
 
 inline void expect_number(const char* name, double value) {
@@ -81,8 +89,11 @@ inline std::string dtype_string(ScalarType dtype) {
     case ScalarType::Bool: return "torch.bool";
     case ScalarType::ComplexFloat: return "torch.complex64";
     case ScalarType::ComplexDouble: return "torch.complex128";
-    default: return torch::headeronly::toString(dtype);
+    default: break;
   }
+  std::string name = torch::headeronly::toString(dtype);
+  for (char& letter : name) letter = static_cast<char>(std::tolower(letter));
+  return "torch." + name;
 }
 
 inline std::string device_string(const Tensor& tensor) {
@@ -202,7 +213,7 @@ inline ScalarType check_nms_padded(
     expect_device("class_ids", *class_ids, boxes);
   }
   if (score_threshold) expect_number("score_threshold", *score_threshold);
-  if (max_output) expect(*max_output >= 0, "max_output: expected at least 0, got ", *max_output);
+  if (max_output) expect_count("max_output", *max_output);
   return dtype;
 }
 
@@ -231,7 +242,7 @@ inline ScalarType check_detect(
   const ScalarType dtype = check_predictions(cls_probs, offset_preds, anchors);
   expect_threshold("nms_threshold", nms_threshold);
   expect_number("score_threshold", score_threshold);
-  expect(max_detections >= 0, "max_detections: expected at least 0, got ", max_detections);
+  expect_count("max_detections", max_detections);
   return dtype;
 }
 

@@ -12,6 +12,7 @@ from cases import INF, NAN, assert_same
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinyssd_ops
 from tinyssd_ops import reference
 
 
@@ -176,12 +177,9 @@ def test_second_derivatives_are_right_or_refused(ops):
     assert good
 
 
-def test_forward_derivatives_are_right_or_refused(ops):
+def test_forward_derivatives():
     inputs, tangents = (OVERLAPPING,), (torch.ones_like(OVERLAPPING).cumsum(dim=1),)
-    try:
-        _, tangent = torch.func.jvp(lambda a: ops.box_iou(a, OVERLAPPING.flip(0) + 0.1), inputs, tangents)
-    except (RuntimeError, NotImplementedError):
-        return
+    _, tangent = torch.func.jvp(lambda a: tinyssd_ops.box_iou(a, OVERLAPPING.flip(0) + 0.1), inputs, tangents)
     _, expected = torch.func.jvp(lambda a: reference.box_iou(a, OVERLAPPING.flip(0) + 0.1), inputs, tangents)
     torch.testing.assert_close(tangent, expected)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Size = int | str | EllipsisType
+_MOST = 2**31 - 1
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -21,18 +22,44 @@ def expect(condition: bool, message: str) -> None:
 
 def expect_shape(name: str, tensor: Tensor, shape: Sequence[Size]) -> None:
     """The tensor has this shape: a number is a size, a word any size, a leading ``...`` any sizes."""
+    expect_tensor(name, tensor)
     sizes = list(tensor.shape)
     tail = [s for s in shape if s is not ...]
     fits = len(sizes) >= len(tail) if len(tail) < len(shape) else len(sizes) == len(tail)
     # zip over the reversed sizes leaves out what the ellipsis stands for.
-    fits = fits and all(not isinstance(w, int) or s == w for s, w in zip(sizes[::-1], tail[::-1], strict=False))
+    fits = fits and all(isinstance(w, str) or s == w for s, w in zip(sizes[::-1], tail[::-1], strict=False))
     if not fits:
         wanted = ", ".join("..." if s is ... else str(s) for s in shape)
         raise ValueError(f"{name}: expected shape [{wanted}], got {sizes}")
 
 
+def expect_tensor(name: str, value: object) -> None:
+    """The value is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+
+
+def expect_number(name: str, value: float) -> None:
+    """The value is a number and not NaN."""
+    _expect_numeric(name, value)
+    expect(value == value, f"{name}: expected a number, got nan")
+
+
+def _expect_numeric(name: str, value: object) -> None:
+    if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+
+
+def expect_count(name: str, value: int) -> None:
+    """The value is a whole number from 0 to what one output can hold."""
+    if not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
+    expect(0 <= value <= _MOST, f"{name}: expected a number from 0 to {_MOST}, got {value}")
+
+
 def expect_threshold(name: str, value: float) -> None:
     """The value is a number in 0..1."""
+    _expect_numeric(name, value)
     expect(0 <= value <= 1, f"{name}: expected a number between 0 and 1, got {float(value):g}")
 
 
@@ -121,9 +148,9 @@ def check_nms_padded(
         expect_integer("class_ids", class_ids)
         expect_device("class_ids", class_ids, boxes.device)
     if score_threshold is not None:
-        expect(score_threshold == score_threshold, "score_threshold: expected a number, got nan")
+        expect_number("score_threshold", score_threshold)
     if max_output is not None:
-        expect(max_output >= 0, f"max_output: expected at least 0, got {max_output}")
+        expect_count("max_output", max_output)
 
 
 def check_multibox_detection(
@@ -132,7 +159,7 @@ def check_multibox_detection(
     """Arguments of multibox_detection."""
     _check_predictions(cls_probs, offset_preds, anchors)
     expect_threshold("nms_threshold", nms_threshold)
-    expect(pos_threshold == pos_threshold, "pos_threshold: expected a number, got nan")
+    expect_number("pos_threshold", pos_threshold)
 
 
 def check_detect(
@@ -146,8 +173,8 @@ def check_detect(
     """Arguments of detect."""
     _check_predictions(cls_probs, offset_preds, anchors)
     expect_threshold("nms_threshold", nms_threshold)
-    expect(score_threshold == score_threshold, "score_threshold: expected a number, got nan")
-    expect(max_detections >= 0, f"max_detections: expected at least 0, got {max_detections}")
+    expect_number("score_threshold", score_threshold)
+    expect_count("max_detections", max_detections)
 
 
 def _check_predictions(cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor) -> None:

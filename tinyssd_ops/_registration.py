@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-from tinyssd_ops import _checks
+from tinyssd_ops import _checks, reference
 
 _OPS = torch.ops.tinyssd_ops
 
@@ -128,16 +129,29 @@ def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None
     ctx.save_for_backward(*inputs)
 
 
-def _box_iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _box_iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     boxes1, boxes2 = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        # Somebody will differentiate the gradient: plain Torch knows how.
+        wanted = [boxes for boxes in (boxes1, boxes2) if boxes.requires_grad]
+        found = iter(torch.autograd.grad(reference.box_iou(boxes1, boxes2), wanted, grad, create_graph=True))
+        return tuple(next(found) if boxes.requires_grad else None for boxes in (boxes1, boxes2))
     batch = grad.shape[:-2]
-    flat1, flat2 = (b.expand(*batch, *b.shape[-2:]).reshape(-1, *b.shape[-2:]) for b in (boxes1, boxes2))
-    grads = _OPS.box_iou_backward(grad.reshape(-1, *grad.shape[-2:]), flat1, flat2)
-    grad1, grad2 = (
+    flat1, flat2 = (b.expand(*batch, *b.shape[-2:]).reshape(batch.numel(), *b.shape[-2:]) for b in (boxes1, boxes2))
+    grads = _OPS.box_iou_backward(grad.reshape(batch.numel(), *grad.shape[-2:]), flat1, flat2)
+    return tuple(
         g.reshape(*batch, *b.shape[-2:]).sum_to_size(b.shape).to(b.dtype)
         for g, b in zip(grads, (boxes1, boxes2), strict=True)
     )
-    return grad1, grad2
+
+
+def differentiated_by_transform() -> bool:
+    """Whether torch.func or forward-mode AD differentiates what runs now: they need the rules of plain Torch ops."""
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    vmap = torch._C._functorch.TransformType.Vmap
+    return forward_ad._current_level >= 0 or any(transform.key() != vmap for transform in transforms)
 
 
 def _mark_constant(ctx: Any, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:

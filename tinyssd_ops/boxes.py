@@ -143,8 +143,8 @@ def decode_boxes(anchors: Tensor, offsets: Tensor, center_scale: float = 10.0, s
     dtype = _checks.compute_dtype(anchors=anchors, offsets=offsets)
     anchor_center, anchor_size = corner_to_center(anchors.to(dtype)).split(2, dim=-1)
     d_center, d_size = _halves("offsets", offsets.to(dtype))
-    center = d_center * anchor_size / center_scale + anchor_center
-    size = _exp(d_size / size_scale) * anchor_size
+    center = _divide(d_center * anchor_size, center_scale) + anchor_center
+    size = _exp(_divide(d_size, size_scale)) * anchor_size
     return center_to_corner(torch.cat((center, size), dim=-1))
 
 
@@ -152,6 +152,11 @@ def _halves(name: str, boxes: Tensor) -> tuple[Tensor, Tensor]:
     _checks.expect_shape(name, boxes, [..., 4])
     low, high = boxes.split(2, dim=-1)
     return low, high
+
+
+def _divide(x: Tensor, divisor: float) -> Tensor:
+    """x / divisor, rounded once. On CUDA, Torch would multiply by the reciprocal of a Python number."""
+    return x / torch.full((), divisor, dtype=x.dtype, device=x.device)
 
 
 def _exp(x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ float64, in any mix; computed in float64 if one of them is, else in float32, and
 A NaN score ranks last, a box with a NaN overlaps nothing, a union of 0 or less is an IoU of 0.
 
 Every function raises a ValueError that names the argument, what it was and what it must be, for a wrong shape, dtype,
-device or value. Thresholds on the IoU lie in 0..1 and are rounded to the dtype of the computation.
+device or value; a TypeError for a wrong type. Thresholds on the IoU lie in 0..1 and are rounded to the dtype of the
+computation.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _extension, _registration, reference
+from tinyssd_ops import _checks, _extension, _registration, reference
 from tinyssd_ops._version import __version__
 
 _EXTENSION = _extension.load()
@@ -26,7 +27,8 @@ if _EXTENSION.cpu is not None:
     _registration.register()
 
 
-def _backend(tensor: Tensor) -> Any:
+def _backend(name: str, tensor: Tensor) -> Any:
+    _checks.expect_tensor(name, tensor)
     return torch.ops.tinyssd_ops if tensor.device.type in _NATIVE_DEVICES else reference
 
 
@@ -55,6 +57,8 @@ def info() -> dict[str, Any]:
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Intersection over union of every pair of boxes. Differentiable in both arguments.
 
+    Under ``torch.func.grad`` and its kin, and forward-mode AD, the Torch reference serves.
+
     Args:
         boxes1: [..., N, 4].
         boxes2: [..., M, 4]; the leading sizes broadcast.
@@ -64,7 +68,10 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Equivalent to ``torchvision.ops.box_iou`` where no union is 0.
     """
-    return _backend(boxes1).box_iou(boxes1, boxes2)
+    backend = _backend("boxes1", boxes1)
+    if _registration.differentiated_by_transform():
+        backend = reference
+    return backend.box_iou(boxes1, boxes2)
 
 
 def assign_anchors(
@@ -87,7 +94,7 @@ def assign_anchors(
 
     Source: the assignment of Zhang et al., "Dive into Deep Learning", section 14.4.3.
     """
-    return _backend(anchors).assign_anchors(anchors, gt_boxes, gt_valid, iou_threshold)
+    return _backend("anchors", anchors).assign_anchors(anchors, gt_boxes, gt_valid, iou_threshold)
 
 
 def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +109,7 @@ def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5)
         offsets [B, 4A], 0 for background; mask [B, 4A], 1 for matched anchors, else 0; classes int64 [B, A],
         ``label + 1``, 0 for background.
     """
-    return _backend(anchors).multibox_target(anchors, labels, iou_threshold)
+    return _backend("anchors", anchors).multibox_target(anchors, labels, iou_threshold)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -118,7 +125,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Equivalent to ``torchvision.ops.nms``.
     """
-    return _backend(boxes).nms(boxes, scores, iou_threshold)
+    return _backend("boxes", boxes).nms(boxes, scores, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -135,7 +142,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Equivalent to ``torchvision.ops.batched_nms``, but ids are compared, so no rounding of shifted coordinates.
     """
-    return _backend(boxes).batched_nms(boxes, scores, idxs, iou_threshold)
+    return _backend("boxes", boxes).batched_nms(boxes, scores, idxs, iou_threshold)
 
 
 def nms_padded(
@@ -148,6 +155,8 @@ def nms_padded(
 ) -> tuple[Tensor, Tensor]:
     """:func:`nms` of a whole batch in a fixed shape: nothing waits for the device, and vmap and capture work.
 
+    (The kernels, that is; the Torch reference looks at its data on the way.)
+
     Args:
         boxes: [B, N, 4].
         scores: [B, N].
@@ -159,7 +168,7 @@ def nms_padded(
     Returns:
         int64 [B, K]: the kept indices by falling score, equal scores by index, padded with -1; int64 [B]: how many.
     """
-    return _backend(boxes).nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
+    return _backend("boxes", boxes).nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
 
 
 def multibox_detection(
@@ -188,7 +197,9 @@ def multibox_detection(
 
     Source: the detection of Zhang et al., "Dive into Deep Learning", section 14.4.4, with the background as class 0.
     """
-    return _backend(cls_probs).multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold)
+    return _backend("cls_probs", cls_probs).multibox_detection(
+        cls_probs, offset_preds, anchors, nms_threshold, pos_threshold
+    )
 
 
 def detect(
@@ -218,6 +229,6 @@ def detect(
         [B, K, 6]: ``(class, confidence, x1, y1, x2, y2)`` by falling confidence (equal ones by anchor, then class),
         boxes not clipped, padded with rows of class -1 and zeros; int64 [B]: how many rows are detections.
     """
-    return _backend(cls_probs).detect(
+    return _backend("cls_probs", cls_probs).detect(
         cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections, class_agnostic
     )

@@ -15,12 +15,16 @@ from tinyssd_ops import boxes as box_ops
 # Ranked boxes resolved against each other at once: bounds the IoU matrix in memory to [B, _TILE, N].
 _TILE = 64
 
+# Keeps the conversion of a wild label to an integer defined.
+_LARGEST_CLASS = 2**31
+
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """See :func:`tinyssd_ops.box_iou`."""
     _checks.check_box_iou(boxes1, boxes2)
     dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2)
-    return _iou(boxes1.to(dtype)[..., :, None, :], boxes2.to(dtype)[..., None, :, :])
+    finite1, finite2 = (_constant_if_boundless(boxes.to(dtype)) for boxes in (boxes1, boxes2))
+    return _iou(finite1[..., :, None, :], finite2[..., None, :, :])
 
 
 @torch.no_grad()
@@ -69,7 +73,7 @@ def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5)
     boxes = gt_boxes.gather(1, row[..., None].expand(-1, -1, 4))
     offsets = torch.where(matched[..., None], box_ops.encode_boxes(anchors, boxes), 0)
     mask = matched[..., None].expand(-1, -1, 4).to(dtype)
-    classes = torch.where(matched, gt_classes.gather(1, row).long() + 1, 0)
+    classes = torch.where(matched, gt_classes.clamp(max=_LARGEST_CLASS).gather(1, row).long() + 1, 0)
     return offsets.flatten(1), mask.flatten(1), classes
 
 
@@ -102,6 +106,8 @@ def nms_padded(
     _checks.check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
     dtype = _checks.compute_dtype(boxes=boxes, scores=scores)
     boxes, scores = boxes.to(dtype), scores.to(dtype)
+    # Indexing wants int64; distinct ids stay distinct.
+    class_ids = None if class_ids is None else class_ids.to(torch.int64)
     candidate = torch.ones_like(scores, dtype=torch.bool)
     if score_threshold is not None:
         candidate = scores >= _narrow(score_threshold, scores)
@@ -181,6 +187,11 @@ def _iou(a: Tensor, b: Tensor) -> Tensor:
     union = _area(a) + _area(b) - inter
     overlaps = union > 0  # False for NaN: such a box overlaps nothing
     return torch.where(overlaps, inter / torch.where(overlaps, union, 1), 0)
+
+
+def _constant_if_boundless(boxes: Tensor) -> Tensor:
+    """Boxes of an infinite or undefined area, whose every IoU is 0, as empty ones: no NaN reaches the gradient."""
+    return torch.where(_area(boxes.detach()).isfinite()[..., None], boxes, 0)
 
 
 def _area(boxes: Tensor) -> Tensor:

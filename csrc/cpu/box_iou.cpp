@@ -5,6 +5,7 @@
 #include "parallel.h"
 #include "simd.h"
 
+#include <limits>
 #include <vector>
 
 namespace tinyssd {
@@ -127,8 +128,9 @@ void add_gradient(const Box<T>& a, const Box<T>& b, T grad, Box<T>* sum) {
   const T raw_w = smaller(a.x2, b.x2) - larger(a.x1, b.x1), raw_h = smaller(a.y2, b.y2) - larger(a.y1, b.y1);
   const T w = larger(raw_w, T(0)), h = larger(raw_h, T(0));
   const T inter = w * h, united = area(a) + area(b) - inter;
-  if (!(united > T(0))) return;
-  const T by_inter = grad * (united + inter) / (united * united), by_area = -grad * inter / (united * united);
+  // Elsewhere the IoU is the constant 0: no union, or one that is infinite or NaN.
+  if (!(united > T(0) && united < std::numeric_limits<T>::infinity())) return;
+  const T by_inter = grad * (T(1) + inter / united) / united, by_area = -grad * (inter / united) / united;
   const T by_w = raw_w >= T(0) ? by_inter * h : T(0), by_h = raw_h >= T(0) ? by_inter * w : T(0);
   const T side_w = a.x2 - a.x1, side_h = a.y2 - a.y1;
   sum->x1 -= by_w * edge_share<T>(a.x1 > b.x1, a.x1 == b.x1) + by_area * side_h;

@@ -1,5 +1,5 @@
 // Greedy suppression of one class: each box, in the order of rank, against the kept boxes that could overlap it enough.
-// Few boxes: against all kept ones, a block of lanes at a time. Many: kept boxes lie in a hashed grid, one level for
+// While few are kept: against all of them, a block of lanes at a time. Then they lie in a hashed grid, one level for
 // the boxes whose longest side is within a factor of 4; a cell is half as wide as the longest of them, so that a box
 // looks into a handful of cells. The pruning is exact: if IoU > t, the overlap in x exceeds t * max(w1, w2), so the
 // centres differ by less than (w1 + w2) / 2 - t * max(w1, w2), likewise in y, and the longest sides differ by less than
@@ -15,7 +15,7 @@
 namespace tinyssd {
 namespace {
 
-constexpr int64_t kFewBoxes = 256;
+constexpr int64_t kFewKept = 128;         // so many kept boxes are met one by one before a grid is made
 constexpr int64_t kLanes = 8;             // kept boxes tested at once in a cell
 constexpr int64_t kListLanes = 32;        // ... in a list
 constexpr double kMargin = 1e-5;          // relative, taken off the threshold
@@ -45,14 +45,16 @@ TINYSSD_INLINE bool any_over(
 
 struct SuppressFew {
   template <class T>
-  TINYSSD_INLINE static void run(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep, BoxArrays<T> kept) {
-    int64_t num_kept = 0;
-    for (int64_t i = 0; i < size; ++i) {
+  TINYSSD_INLINE static void run(
+      const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep, BoxArrays<T> kept, int64_t* num_decided) {
+    int64_t i = 0, num_kept = 0;
+    for (; i < size && num_kept < kFewKept; ++i) {
       const T box_area = area(ranked[i]);
       const bool inert = !can_overlap(ranked[i], box_area);
       keep[i] = inert || !any_over<kLanes>(kept, 0, num_kept, ranked[i], box_area, threshold);
       if (keep[i] != 0 && !inert) kept.set(num_kept++, ranked[i], box_area);
     }
+    *num_decided = i;
   }
 };
 
@@ -170,7 +172,7 @@ struct SuppressMany {
   }
 
   template <class T>
-  TINYSSD_INLINE static void run(Grid<T>* shared, uint8_t* keep) {
+  TINYSSD_INLINE static void run(Grid<T>* shared, int64_t num_decided, uint8_t* keep) {
     Grid<T> grid = *shared;
     int64_t num_kept = 0, num_irregular = 0;
     for (int64_t i = 0; i < grid.size; ++i) {
@@ -178,7 +180,9 @@ struct SuppressMany {
       const Place place = grid.places[i];
       const T box_area = area(box);
       bool gone = false;
-      if (place.kind == Kind::kRegular) {
+      if (i < num_decided) {
+        gone = keep[i] == 0;
+      } else if (place.kind == Kind::kRegular) {
         gone = any_over<kListLanes>(grid.irregular, 0, num_irregular, box, box_area, grid.threshold) ||
                suppressed(grid, box, box_area, num_kept);
       } else if (place.kind == Kind::kIrregular) {
@@ -211,8 +215,10 @@ BoxArrays<T> empty_arrays(std::vector<T>& memory, int64_t size) {
 template <class T>
 void suppress(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep) {
   std::vector<T> kept_memory;
-  const BoxArrays<T> kept = empty_arrays(kept_memory, size);
-  if (size <= kFewBoxes) return run_simd<SuppressFew>(ranked, size, threshold, keep, kept);
+  const BoxArrays<T> kept = empty_arrays(kept_memory, smaller(size, kFewKept));
+  int64_t num_decided = 0;
+  run_simd<SuppressFew>(ranked, size, threshold, keep, kept, &num_decided);
+  if (num_decided == size) return;
   uint32_t num_buckets = 1;
   while (num_buckets < size) num_buckets *= 2;
   std::vector<Place> places(size);
@@ -229,11 +235,12 @@ void suppress(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep) {
     start += bucket.size;
     bucket.size = 0;
   }
-  std::vector<T> slot_memory, irregular_memory;
+  std::vector<T> slot_memory, irregular_memory, all_memory;
   const BoxArrays<T> slots = empty_arrays(slot_memory, size);
+  const BoxArrays<T> all = empty_arrays(all_memory, size);
   const BoxArrays<T> irregular = empty_arrays(irregular_memory, num_irregular);
-  Grid<T> grid = {ranked, size, threshold, places.data(), buckets.data(), num_buckets - 1, slots, kept, irregular, 0};
-  run_simd<SuppressMany>(&grid, keep);
+  Grid<T> grid = {ranked, size, threshold, places.data(), buckets.data(), num_buckets - 1, slots, all, irregular, 0};
+  run_simd<SuppressMany>(&grid, num_decided, keep);
 }
 
 template void suppress(const Box<float>*, int64_t, float, uint8_t*);
