@@ -21,7 +21,7 @@ _DRAWN_SIDE = 512
 
 
 def demo_config(
-    epochs: int = 8, train_size: int = 1600, device: str = "auto", workers: int | None = None, seed: int = 0
+    epochs: int = 6, train_size: int = 1200, device: str = "auto", workers: int | None = None, seed: int = 0
 ) -> RunConfig:
     """The run of the demo: 128-pixel pictures, so that two CPU cores need a few minutes."""
     names = SyntheticSource.class_names
