@@ -227,7 +227,7 @@ def test_bad_ids(ops, ids, message):
         ((BOXES[None], SCORES, 0.5), {}, r"scores: expected shape \[1, 3\], got \[3\]"),
         ((BOXES[None], SCORES[None], 2), {}, "iou_threshold: expected a number between 0 and 1, got 2"),
         ((BOXES[None], SCORES[None], 0.5), {"score_threshold": NAN}, "score_threshold: expected a number, got nan"),
-        ((BOXES[None], SCORES[None], 0.5), {"max_output": -1}, "max_output: expected a number from 0 to 2147483647, got"),
+        (
             (BOXES[None], SCORES[None], 0.5),
             {"max_output": -1},
             "max_output: expected a number from 0 to 2147483647, got -1",
