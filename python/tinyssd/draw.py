@@ -142,11 +142,13 @@ def _draw_label(
     size: tuple[int, int],
 ) -> None:
     """The text above the box, or inside it at the picture's upper edge; always within the picture."""
-    left, top, right, bottom = font.getbbox(box.text)
+    left, top, right, bottom = font.getbbox(box.text, anchor="lt")
     pad = 3
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
     x = min(max(corners[0] - 1, 0), max(size[0] - width, 0))
     y = corners[1] - height if corners[1] >= height else min(corners[1], size[1] - height)
+    x, y = round(x), round(y)
     draw.rectangle((x, y, x + width, y + height), fill=box.color)
     luminance = 0.299 * box.color[0] + 0.587 * box.color[1] + 0.114 * box.color[2]
-    draw.text((x + pad - left, y + pad - top), box.text, fill=INK if luminance > 110 else WHITE, font=font)
+    ink = INK if luminance > 110 else WHITE
+    draw.text((x + pad - left, y + pad - top), box.text, fill=ink, font=font, anchor="lt")

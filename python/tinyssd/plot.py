@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from tinyssd.checkpoint import write_atomically
 
@@ -25,10 +25,8 @@ def save_curves(history: list[dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     loss, precision = figure.subplots(1, 2)
     loss.plot(epochs, [row["loss"] for row in history], color="tab:blue", marker="o", markersize=4)
-    loss.set(title="Training", ylabel="loss", yscale="log")
-    loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    loss.yaxis.set_minor_locator(NullLocator())
-    loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    loss.set(title="Training", ylabel="loss, mean per picture")
+    loss.set_ylim(bottom=0)
     loss.grid(visible=True, alpha=0.3)
     for name, label, color in (
         ("ap50", "AP50 (IoU 0.50)", "tab:green"),
