@@ -40,7 +40,8 @@ def cuda_home() -> str | None:
     if wanted == "0":
         say("CPU kernels only (TINYSSD_OPS_CUDA=0)")
         return None
-    nvcc = shutil.which("nvcc", path=os.pathsep.join([os.environ.get("CUDA_HOME", "") + "/bin", os.environ["PATH"]]))
+    folders = [str(Path(os.environ["CUDA_HOME"]) / "bin")] if os.environ.get("CUDA_HOME") else []
+    nvcc = shutil.which("nvcc", path=os.pathsep.join([*folders, os.environ["PATH"]]))
     missing = [what for what, there in (("nvcc", nvcc), ("CUDA sources", sources("cuda/*.cu"))) if not there]
     if not missing:
         say(f"CPU and CUDA kernels (found {nvcc})")

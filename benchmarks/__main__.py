@@ -13,9 +13,6 @@ from pathlib import Path
 
 import torch
 
-# Where the repository's checkout usually has real pictures beside it.
-_PICTURES = Path("../shared/data/pikachu")
-
 
 def main(argv: Sequence[str]) -> int:
     """Runs the suite; returns the exit status: 1 if a result differed from a peer's."""
@@ -95,7 +92,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="print how each row changed since")
     parser.add_argument(
         "--data",
-        default=str(_PICTURES) if _PICTURES.is_dir() else None,
+        default=None,
         help="pictures for real detector output, as for `tinyssd train` (default: %(default)s)",
     )
     parser.add_argument(

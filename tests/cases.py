@@ -173,14 +173,17 @@ def odd_scores(n: int, seed: int = 0) -> Tensor:
 
 SCORES: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (random_scores, repeated_scores, odd_scores)}
 
-# Around the blocks of 8 and 32, the sort's switch at 192 and the grid's at 256 (rank.h and suppress.cpp in csrc/cpu).
-NMS_SIZES = [1, 2, 7, 8, 9, 31, 32, 33, 65, 191, 192, 193, 255, 256, 257, 289]
+# Around the blocks of 8 and 32 and the sort's switch at 192 (suppress.cpp and rank.h in csrc/cpu).
+NMS_SIZES = [1, 2, 7, 8, 9, 31, 32, 33, 65, 191, 192, 193, 289]
+# Around the grid's switch: that many kept boxes.
+KEPT_SIZES = [127, 128, 129]
 
 
 def nms_cases() -> list[Any]:
     """Boxes [N, 4] and scores [N]: every kind of boxes and scores at a few sizes, one kind at all of them."""
     pairs = [(kind, n, "repeated_scores") for kind in BOXES for n in (33, 300)]
     pairs += [("clustered", n, "random_scores") for n in NMS_SIZES]
+    pairs += [("disjoint", n, "random_scores") for n in KEPT_SIZES]
     pairs += [(kind, 300, scores) for kind in ("clustered", "broken", "identical") for scores in SCORES]
     return [pytest.param(BOXES[k](n), SCORES[s](n), id=f"{k}-{n}-{s}") for k, n, s in pairs]
 
@@ -261,7 +264,7 @@ def prediction_cases() -> list[Any]:
         "one_class": (probs[:, :1], offsets, anchors),
         "two_classes": predictions(3, 2, 70, seed=1),
         "many_classes": predictions(1, 40, 30, seed=2),
-        "over_256": predictions(1, 3, 400, seed=3),
+        "over_128_kept": predictions(1, 3, 400, seed=3),
         "one_anchor": predictions(2, 3, 1, seed=4),
         "no_anchors": predictions(2, 3, 0),
         "no_images": (probs[:0], offsets[:0], anchors),

@@ -37,7 +37,7 @@ class Backend:
     device: str
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
-        module = {"native": torch.ops.tinyssd_ops, "reference": reference, "public": tinyssd_ops}[self.name]
+        module = {"native": torch.ops.tinyssd_ops, "reference": reference}[self.name]
         function = getattr(module, op)
 
         def call(*args: Any, **kwargs: Any) -> Any:

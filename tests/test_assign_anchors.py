@@ -106,7 +106,8 @@ def test_invariants(ops, num_anchors, num_gts, seed, threshold):
     assert len(result[below].unique()) == len(below)
     # Padding rows, and scaling by a power of two, change nothing.
     assert_same(
-        ops.assign_anchors(anchors, torch.cat((gts, gts)), torch.cat((valid, ~(valid | ~valid))), threshold), result
+        ops.assign_anchors(anchors, torch.cat((gts, gts)), torch.cat((valid, torch.zeros_like(valid))), threshold),
+        result,
     )
     assert_same(ops.assign_anchors(anchors * 8, gts * 8, valid, threshold), result)
     # A batch is its images.

@@ -39,6 +39,9 @@ def test_info():
     for served in info["backends"].values():
         assert served["backend"] in ("native", "reference")
         assert served["why"]
+    assert {"nms", "detect", "decode_boxes"} <= set(info["ops"])
+    assert info["ops"]["nms"]["cpu"] == info["backends"]["cpu"]["backend"]
+    assert info["ops"]["decode_boxes"]["cpu"] == "torch"
 
 
 @NATIVE

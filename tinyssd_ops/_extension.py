@@ -1,7 +1,8 @@
 """Finds and loads the native libraries, and says what it found.
 
-``_C`` (CPU kernels, every schema) and ``_C_cuda`` (CUDA kernels) are looked for beside this file and, so that a source
-tree on ``sys.path`` does not hide what ``pip install .`` built, in the installed distribution of the same version.
+``_C`` (CPU kernels, every schema) and ``_C_cuda`` (CUDA kernels) are looked for in the installed distribution of this
+version, so that a source tree on ``sys.path`` does not hide what ``pip install .`` built; without one, as in an
+editable install, beside this file.
 ``TINYSSD_OPS_BACKEND`` chooses: ``auto`` (native unless the package was installed without it), ``native`` (an error if
 it is missing) or ``reference`` (the pure-Torch functions, whatever is installed).
 """
@@ -13,7 +14,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -61,7 +61,7 @@ def load() -> Extension:
                 "(TINYSSD_OPS_BACKEND=reference imports it from there without kernels)"
             )
         return Extension(None, None, {"cpu": why_cpu, "cuda": why_cpu})
-    if not torch.cuda.is_available() and torch.version.cuda is None:
+    if torch.version.cuda is None:
         return Extension(cpu, None, {"cpu": why_cpu, "cuda": "this torch has no CUDA"})
     cuda, why_cuda = _load_module("_C_cuda")
     return Extension(cpu, cuda, {"cpu": why_cpu, "cuda": why_cuda})
@@ -69,11 +69,10 @@ def load() -> Extension:
 
 def _load_module(name: str) -> tuple[ModuleType | None, str]:
     """The native module and why it is served, or None and why not."""
-    for folder in _folders():
-        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-            path = folder / f"{name}{suffix}"
-            if path.is_file():
-                return _import_file(f"tinyssd_ops.{name}", path), f"native library {path}"
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = _library_folder() / f"{name}{suffix}"
+        if path.is_file():
+            return _import_file(f"tinyssd_ops.{name}", path), f"native library {path}"
     return None, f"tinyssd_ops was installed without {name}"
 
 
@@ -95,11 +94,10 @@ def _import_file(name: str, path: Path) -> ModuleType:
     return module
 
 
-def _folders() -> Iterator[Path]:
-    yield Path(__file__).resolve().parent
+def _library_folder() -> Path:
     distribution = _installed()
-    if distribution is not None:
-        yield Path(str(distribution.locate_file("tinyssd_ops")))
+    installed = None if distribution is None else Path(str(distribution.locate_file("tinyssd_ops")))
+    return installed if installed is not None and installed.is_dir() else Path(__file__).resolve().parent
 
 
 def _installed() -> importlib.metadata.Distribution | None:

@@ -6,8 +6,8 @@ float64, in any mix; computed in float64 if one of them is, else in float32, and
 A NaN score ranks last, a box with a NaN overlaps nothing, a union of 0 or less is an IoU of 0.
 
 Every function raises a ValueError that names the argument, what it was and what it must be, for a wrong shape, dtype,
-device or value; a TypeError for a wrong type. Thresholds on the IoU lie in 0..1 and are rounded to the dtype of the
-computation.
+device or value; a TypeError (or the dispatcher's RuntimeError) for a wrong type. Thresholds on the IoU lie in 0..1 and
+are rounded to the dtype of the computation.
 """
 
 from __future__ import annotations
@@ -27,6 +27,19 @@ if _EXTENSION.cpu is not None:
     _registration.register()
 
 
+_KERNELS = (
+    "box_iou",
+    "assign_anchors",
+    "multibox_target",
+    "nms",
+    "batched_nms",
+    "nms_padded",
+    "multibox_detection",
+    "detect",
+)
+_TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
+
+
 def _backend(name: str, tensor: Tensor) -> Any:
     _checks.expect_tensor(name, tensor)
     return torch.ops.tinyssd_ops if tensor.device.type in _NATIVE_DEVICES else reference
@@ -37,8 +50,9 @@ def info() -> dict[str, Any]:
 
     Returns:
         ``version``, ``torch``, ``python``; ``backends``: for each device type ``{"backend": "native" or "reference",
-        "why": a sentence}``; ``build``: the compiler, SIMD paths, CUDA version and architectures and ABI target of each
-        native library, and ``simd``, the path in use.
+        "why": a sentence}``; ``ops``: for each op and device type ``"native"``, ``"reference"``, or ``"torch"`` where
+        the op is made of Torch operations everywhere; ``build``: the compiler, SIMD paths, CUDA version and
+        architectures and ABI target of each native library, and ``simd``, the path in use.
     """
     backends = {
         device: {"backend": "native" if device in _NATIVE_DEVICES else "reference", "why": why}
@@ -50,6 +64,10 @@ def info() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "python": platform.python_version(),
         "backends": backends,
+        "ops": {
+            name: {device: served["backend"] if name in _KERNELS else "torch" for device, served in backends.items()}
+            for name in (*_KERNELS, *_TORCH_ONLY)
+        },
         "build": {name: module.build_info() for name, module in modules.items() if module is not None},
     }
 

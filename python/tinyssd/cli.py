@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
+    except ModuleNotFoundError as error:
+        print(f"tinyssd: error: no module named {error.name}: pip install '.[train]' installs it", file=sys.stderr)
+        return _EXIT_ERROR
     except (TinySSDError, OSError, ImportError) as error:
         print(f"tinyssd: error: {error}", file=sys.stderr)
         return _EXIT_ERROR
@@ -110,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_machine_options(demo)
     demo.set_defaults(command=_demo)
 
-    info = commands.add_parser("info", help="versions, and which backend serves which operator")
+    info = commands.add_parser("info", help="versions, and which backend serves which op")
     info.set_defaults(command=_info)
     return parser
 
@@ -144,7 +147,7 @@ def _eval(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from tinyssd.checkpoint import latest_run, load_model, write_json
-    from tinyssd.data import Pictures, make_loader
+    from tinyssd.data import Pictures, default_workers, make_loader
     from tinyssd.errors import DataError
     from tinyssd.evaluate import evaluate
     from tinyssd.gallery import save_predictions
@@ -160,7 +163,8 @@ def _eval(options: argparse.Namespace) -> int:
     if len(source.class_names) != len(config.class_names):
         raise DataError(f"{data.name}: has {len(source.class_names)} classes, the run has {len(config.class_names)}")
     pictures = Pictures(source, config.model.image_size)
-    loader, _ = make_loader(pictures, config.train.batch_size, workers=options.workers or 0)
+    workers = default_workers() if options.workers is None else options.workers
+    loader, _ = make_loader(pictures, config.train.batch_size, workers=workers)
     metrics = evaluate(model, loader, device, config.train.channels_last, config.train.match_iou)
     print(f"{run} on {len(source)} validation pictures of {data.name}")
     print(_metrics_table(metrics, config.class_names))
@@ -192,6 +196,8 @@ def _demo(options: argparse.Namespace) -> int:
     from tinyssd.demo import demo_config, report
     from tinyssd.train import train
 
+    if options.test_pictures < 1:
+        raise ConfigError(f"--test-pictures: expected at least 1, got {options.test_pictures}")
     started = time.perf_counter()
     sizes = {"epochs": options.epochs, "train_size": options.pictures}
     config = demo_config(

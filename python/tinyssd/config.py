@@ -28,6 +28,10 @@ class DataConfig:
     train_size: int = 2000
     val_size: int = 200
 
+    def __post_init__(self) -> None:
+        if self.train_size < 1 or self.val_size < 1:
+            raise ConfigError(f"pictures: expected at least 1, got {self.train_size} and {self.val_size}")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -51,7 +55,7 @@ class TrainConfig:
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
     warmup: float = 0.25
-    match_iou: float = 0.5
+    match_iou: float = 0.4
     seed: int = 0
     device: str = "auto"
     workers: int | None = None
@@ -62,6 +66,8 @@ class TrainConfig:
             raise ConfigError(f"epochs, batch size: expected at least 1, got {self.epochs}, {self.batch_size}")
         if not self.learning_rate > 0:
             raise ConfigError(f"learning rate: expected a positive number, got {self.learning_rate}")
+        if self.seed < 0 or (self.workers is not None and self.workers < 0):
+            raise ConfigError(f"seed, workers: expected at least 0, got {self.seed}, {self.workers}")
 
 
 @dataclass(frozen=True)
