@@ -59,6 +59,9 @@ def native_options() -> dict[str, Any]:
         raise SystemExit(f"TINYSSD_OPS_NATIVE: expected 0 or 1, got {native!r}")
     if native == "0":
         say("pure Torch, no kernels (TINYSSD_OPS_NATIVE=0)")
+        for library in (ROOT / "tinyssd_ops").glob("_C*.so"):
+            say(f"removing {library.name} of an earlier build in place")
+            library.unlink()
         return {}
 
     import pybind11

@@ -110,7 +110,7 @@ TINYSSD_INLINE Box<T> encode(const Box<T>& anchor, const Box<T>& box) {
   const T w = anchor.x2 - anchor.x1, h = anchor.y2 - anchor.y1;
   const T dx = (box.x1 + box.x2) / T(2) - (anchor.x1 + anchor.x2) / T(2);
   const T dy = (box.y1 + box.y2) / T(2) - (anchor.y1 + anchor.y2) / T(2);
-  // In double, so that the rounded logarithm is the same on every backend.
+  // In double, so that the logarithm rounded to float is the same on every backend.
   const T log_w = static_cast<T>(std::log(static_cast<double>(T(kEncodeEpsilon) + (box.x2 - box.x1) / w)));
   const T log_h = static_cast<T>(std::log(static_cast<double>(T(kEncodeEpsilon) + (box.y2 - box.y1) / h)));
   return {T(kCenterScale) * dx / w, T(kCenterScale) * dy / h, T(kSizeScale) * log_w, T(kSizeScale) * log_h};

@@ -75,6 +75,11 @@ inline void expect_number(const char* name, double value) {
   expect(value == value, name, ": expected a number, got nan");
 }
 
+// Boxes of one image are numbered with 32 bits.
+inline void expect_boxes(const char* name, int64_t size) {
+  expect(size < int64_t{1} << 31, name, ": expected fewer than 2**31 boxes an image, got ", size);
+}
+
 inline std::string dtype_string(ScalarType dtype) {
   switch (dtype) {
     case ScalarType::Byte: return "torch.uint8";

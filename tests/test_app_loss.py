@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tinyssd.errors import ConfigError
-from tinyssd.loss import LossConfig, class_loss, detection_loss
+from tinyssd.loss import IGNORED, LossConfig, class_loss, detection_loss
 from torch.nn import functional
 
 B, A, C = 4, 60, 3
@@ -101,3 +101,18 @@ def test_empty_batch_gives_no_loss():
 def test_unknown_loss_is_an_error():
     with pytest.raises(ConfigError, match="classes must be one of mined, focal, mean, got 'hinge'"):
         LossConfig(classes="hinge")
+
+
+@pytest.mark.parametrize("kind", ["mined", "focal", "mean"])
+def test_ignored_anchors_take_no_part(batch, kind):
+    scores, _, classes, _, _ = batch
+    background = classes == 0
+    ignored = background & (torch.arange(A) % 3 == 0)
+    targets = torch.where(ignored, IGNORED, classes)
+    config = LossConfig(classes=kind)
+    leaf = scores.clone().requires_grad_()
+    class_loss(leaf, targets, config).sum().backward()
+    assert (leaf.grad[ignored] == 0).all()
+    # As if those anchors were not there: their own loss set to 0 by certainty.
+    certain = torch.where(ignored[..., None], torch.eye(C)[0] * 1e4, scores)
+    torch.testing.assert_close(class_loss(certain, classes, config), class_loss(scores, targets, config))

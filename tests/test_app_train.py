@@ -15,6 +15,7 @@ from tinyssd.checkpoint import latest_run, load_checkpoint, load_model, save_che
 from tinyssd.config import DataConfig, RunConfig, TrainConfig, read_config_file
 from tinyssd.errors import CheckpointError, ConfigError
 from tinyssd.evaluate import average_precision
+from tinyssd.loss import IGNORED
 from tinyssd.model import TinySSDConfig
 from tinyssd.train import pick_device, train
 
@@ -174,3 +175,16 @@ def test_shifted_predictions_count_at_low_thresholds_only():
 def test_no_objects_have_no_average_precision():
     empty = [np.zeros((0, 5), np.float32)] * 2
     assert math.isnan(average_precision(found(TRUTH), empty, num_classes=2).ap)
+
+
+def test_anchors_that_half_fit_an_object_are_ignored():
+    anchors = torch.tensor(
+        [[[0.0, 0, 1, 1], [0.0, 0, 0.5, 1], [0.0, 0, 0.3, 1], [0.0, 0, 0.1, 1]]]
+    )  # IoU 1, .5, .3, .1
+    labels = torch.tensor([[[2.0, 0, 0, 1, 1], [-1.0, 0, 0, 0.3, 1]]])
+    settings = TrainConfig(match_iou=0.5, ignore_iou=0.2)
+    _, mask, classes = training.make_targets(anchors, labels, settings)
+    assert classes.tolist() == [[3, 3, IGNORED, 0]]
+    assert mask.view(4, 4)[:, 0].tolist() == [1, 1, 0, 0]
+    _, _, classes = training.make_targets(anchors, labels, dataclasses.replace(settings, ignore_iou=0.5))
+    assert classes.tolist() == [[3, 3, 0, 0]]

@@ -177,6 +177,17 @@ def test_second_derivatives_are_right_or_refused(ops):
     assert good
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.1])
+def test_gradients_of_related_inputs(ops, factor):
+    """The same whether or not the gradient will be differentiated in turn."""
+    leaf = OVERLAPPING.clone().requires_grad_()
+    gradients = []
+    for create_graph in (False, True):
+        total = ops.box_iou(leaf, leaf if factor == 1 else leaf * factor).square().sum()
+        gradients += torch.autograd.grad(total, leaf, create_graph=create_graph)
+    torch.testing.assert_close(gradients[0], gradients[1].detach())
+
+
 def test_forward_derivatives():
     inputs, tangents = (OVERLAPPING,), (torch.ones_like(OVERLAPPING).cumsum(dim=1),)
     _, tangent = torch.func.jvp(lambda a: tinyssd_ops.box_iou(a, OVERLAPPING.flip(0) + 0.1), inputs, tangents)

@@ -217,3 +217,14 @@ def test_threads_do_not_change_results(ops, op):
 def test_results_are_those_of_the_reference(other, simd_path, op):
     args = _large_calls()[op]
     assert_same(getattr(other, op)(*args), getattr(reference, op)(*args))
+
+
+def test_vmap_over_nothing():
+    if tinyssd_ops.info()["backends"]["cpu"]["backend"] != "native":
+        pytest.skip("vmap needs the kernels")
+    boxes, scores, labels = torch.rand(0, 2, 5, 4), torch.rand(2, 5), torch.rand(3, 2, 5)
+    keep, counts = torch.vmap(lambda b: tinyssd_ops.nms_padded(b, scores, 0.5))(boxes)
+    assert keep.shape == (0, 2, 5)
+    assert counts.shape == (0, 2)
+    classes = torch.vmap(lambda a: tinyssd_ops.multibox_target(a, labels)[2])(torch.rand(0, 7, 4))
+    assert classes.shape == (0, 3, 7)

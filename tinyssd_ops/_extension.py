@@ -97,7 +97,7 @@ def _import_file(name: str, path: Path) -> ModuleType:
 def _library_folder() -> Path:
     distribution = _installed()
     installed = None if distribution is None else Path(str(distribution.locate_file("tinyssd_ops")))
-    return installed if installed is not None and installed.is_dir() else Path(__file__).resolve().parent
+    return installed if installed is not None and installed.is_dir() else Path(__file__).absolute().parent
 
 
 def _installed() -> importlib.metadata.Distribution | None:

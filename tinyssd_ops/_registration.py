@@ -133,9 +133,11 @@ def _box_iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     boxes1, boxes2 = ctx.saved_tensors
     if torch.is_grad_enabled():
         # Somebody will differentiate the gradient: plain Torch knows how.
-        wanted = [boxes for boxes in (boxes1, boxes2) if boxes.requires_grad]
-        found = iter(torch.autograd.grad(reference.box_iou(boxes1, boxes2), wanted, grad, create_graph=True))
-        return tuple(next(found) if boxes.requires_grad else None for boxes in (boxes1, boxes2))
+        # Views, since one input may be made of the other, whose gradient would then hold the other's too.
+        views = [boxes.view_as(boxes) for boxes in (boxes1, boxes2)]
+        wanted = [view for view in views if view.requires_grad]
+        found = iter(torch.autograd.grad(reference.box_iou(*views), wanted, grad, create_graph=True))
+        return tuple(next(found) if view.requires_grad else None for view in views)
     batch = grad.shape[:-2]
     flat1, flat2 = (b.expand(*batch, *b.shape[-2:]).reshape(batch.numel(), *b.shape[-2:]) for b in (boxes1, boxes2))
     grads = _OPS.box_iou_backward(grad.reshape(batch.numel(), *grad.shape[-2:]), flat1, flat2)
@@ -191,12 +193,16 @@ def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[
         ]
         batched += args[len(batched) :]
         fronts = {i for i, arg in enumerate(batched) if isinstance(arg, Tensor) and (one_by_one or i != shared)}
-        if one_by_one:
+        if one_by_one and size == 0:
+            pattern = op(*(arg.new_zeros(arg.shape[1:]) if i in fronts else arg for i, arg in enumerate(batched)))
+            stacked = tree_map(lambda part: part.new_empty(0, *part.shape), pattern)
+        elif one_by_one:
             results = [op(*(arg[k] if i in fronts else arg for i, arg in enumerate(batched))) for k in range(size)]
             stacked = tree_map(lambda *parts: torch.stack(parts), *results)
         else:
             merged = op(*(arg.flatten(0, 1) if i in fronts else arg for i, arg in enumerate(batched)))
-            stacked = tree_map(lambda part: part.unflatten(0, (size, -1)), merged)
+            num_images = batched[min(fronts)].shape[1]
+            stacked = tree_map(lambda part: part.unflatten(0, (size, num_images)), merged)
         return stacked, tree_map(lambda _: 0, stacked)
 
     return rule

@@ -117,7 +117,7 @@ def encode_boxes(
     dtype = _checks.compute_dtype(anchors=anchors, boxes=boxes)
     anchor_center, anchor_size = corner_to_center(anchors.to(dtype)).split(2, dim=-1)
     center, size = corner_to_center(boxes.to(dtype)).split(2, dim=-1)
-    # In float64, so that the rounded logarithm is the same on every backend.
+    # In float64, so that the logarithm rounded to float32 is the same on every backend.
     log_size = torch.log((eps + size / anchor_size).double()).to(dtype)
     return torch.cat((center_scale * (center - anchor_center) / anchor_size, size_scale * log_size), dim=-1)
 

@@ -40,9 +40,14 @@ _KERNELS = (
 _TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
 
 
-def _backend(name: str, tensor: Tensor) -> Any:
-    _checks.expect_tensor(name, tensor)
-    return torch.ops.tinyssd_ops if tensor.device.type in _NATIVE_DEVICES else reference
+def _backend(**tensors: Tensor | None) -> Any:
+    """Where the op runs; on a mix of devices the checks of either backend name the odd one."""
+    native = True
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            _checks.expect_tensor(name, tensor)
+            native = native and tensor.device.type in _NATIVE_DEVICES
+    return torch.ops.tinyssd_ops if native else reference
 
 
 def info() -> dict[str, Any]:
@@ -86,7 +91,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     Equivalent to ``torchvision.ops.box_iou`` where no union is 0.
     """
-    backend = _backend("boxes1", boxes1)
+    backend = _backend(boxes1=boxes1, boxes2=boxes2)
     if _registration.differentiated_by_transform():
         backend = reference
     return backend.box_iou(boxes1, boxes2)
@@ -112,7 +117,8 @@ def assign_anchors(
 
     Source: the assignment of Zhang et al., "Dive into Deep Learning", section 14.4.3.
     """
-    return _backend("anchors", anchors).assign_anchors(anchors, gt_boxes, gt_valid, iou_threshold)
+    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, gt_valid=gt_valid)
+    return backend.assign_anchors(anchors, gt_boxes, gt_valid, iou_threshold)
 
 
 def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +133,7 @@ def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5)
         offsets [B, 4A], 0 for background; mask [B, 4A], 1 for matched anchors, else 0; classes int64 [B, A],
         ``label + 1``, 0 for background.
     """
-    return _backend("anchors", anchors).multibox_target(anchors, labels, iou_threshold)
+    return _backend(anchors=anchors, labels=labels).multibox_target(anchors, labels, iou_threshold)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -143,7 +149,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     Equivalent to ``torchvision.ops.nms``.
     """
-    return _backend("boxes", boxes).nms(boxes, scores, iou_threshold)
+    return _backend(boxes=boxes, scores=scores).nms(boxes, scores, iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -160,7 +166,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
     Equivalent to ``torchvision.ops.batched_nms``, but ids are compared, so no rounding of shifted coordinates.
     """
-    return _backend("boxes", boxes).batched_nms(boxes, scores, idxs, iou_threshold)
+    return _backend(boxes=boxes, scores=scores, idxs=idxs).batched_nms(boxes, scores, idxs, iou_threshold)
 
 
 def nms_padded(
@@ -186,7 +192,8 @@ def nms_padded(
     Returns:
         int64 [B, K]: the kept indices by falling score, equal scores by index, padded with -1; int64 [B]: how many.
     """
-    return _backend("boxes", boxes).nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
+    backend = _backend(boxes=boxes, scores=scores, class_ids=class_ids)
+    return backend.nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
 
 
 def multibox_detection(
@@ -215,9 +222,8 @@ def multibox_detection(
 
     Source: the detection of Zhang et al., "Dive into Deep Learning", section 14.4.4, with the background as class 0.
     """
-    return _backend("cls_probs", cls_probs).multibox_detection(
-        cls_probs, offset_preds, anchors, nms_threshold, pos_threshold
-    )
+    backend = _backend(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)
+    return backend.multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold)
 
 
 def detect(
@@ -247,6 +253,7 @@ def detect(
         [B, K, 6]: ``(class, confidence, x1, y1, x2, y2)`` by falling confidence (equal ones by anchor, then class),
         boxes not clipped, padded with rows of class -1 and zeros; int64 [B]: how many rows are detections.
     """
-    return _backend("cls_probs", cls_probs).detect(
+    backend = _backend(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)
+    return backend.detect(
         cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections, class_agnostic
     )

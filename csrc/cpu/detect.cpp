@@ -62,9 +62,7 @@ std::tuple<Tensor, Tensor> detect(
   const ScalarType dtype =
       check_detect(cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections);
   const int64_t num_images = cls_probs.size(0), num_classes = cls_probs.size(1), num_anchors = cls_probs.size(2);
-  expect(
-      num_classes * num_anchors < int64_t{1} << 31, "cls_probs: expected fewer than 2**31 scores an image, got ",
-      num_classes * num_anchors);
+  expect_boxes("cls_probs", num_classes * num_anchors);
   const Tensor p = contiguous_as(cls_probs, dtype), d = contiguous_as(offset_preds, dtype);
   const Tensor a = contiguous_as(anchors, dtype);
   const Tensor out = torch::stable::new_empty(p, {num_images, max_detections, 6}, dtype);

@@ -47,6 +47,7 @@ Tensor multibox_detection(
     double pos_threshold) {
   const ScalarType dtype = check_multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold);
   const int64_t num_images = cls_probs.size(0), num_classes = cls_probs.size(1), num_anchors = cls_probs.size(2);
+  expect_boxes("cls_probs", num_anchors);
   const Tensor p = contiguous_as(cls_probs, dtype), d = contiguous_as(offset_preds, dtype);
   const Tensor a = contiguous_as(anchors, dtype);
   const Tensor out = torch::stable::new_empty(p, {num_images, num_anchors, 6}, dtype);

@@ -8,8 +8,6 @@
 namespace tinyssd {
 namespace {
 
-constexpr int64_t kMostCandidates = int64_t{1} << 31;
-
 // The kept indices of one image, best first.
 template <class T>
 std::vector<int64_t> nms_image(
@@ -38,15 +36,11 @@ std::vector<int64_t> nms_image(
   return kept;
 }
 
-void expect_size(int64_t size) {
-  expect(size < kMostCandidates, "boxes: expected fewer than ", kMostCandidates, " boxes an image, got ", size);
-}
-
 Tensor nms_one(
     const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold,
     ScalarType dtype) {
   const int64_t size = boxes.size(0);
-  expect_size(size);
+  expect_boxes("boxes", size);
   const Tensor b = contiguous_as(boxes, dtype), s = contiguous_as(scores, dtype);
   const std::optional<Tensor> ids = idxs ? std::optional(contiguous_as(*idxs, ScalarType::Long)) : std::nullopt;
   return with_type(dtype, [&](auto zero) {
@@ -75,7 +69,7 @@ std::tuple<Tensor, Tensor> nms_padded(
     std::optional<double> score_threshold, std::optional<int64_t> max_output) {
   const ScalarType dtype = check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output);
   const int64_t num_images = boxes.size(0), size = boxes.size(1), most = max_output.value_or(size);
-  expect_size(size);
+  expect_boxes("boxes", size);
   const Tensor b = contiguous_as(boxes, dtype), s = contiguous_as(scores, dtype);
   const std::optional<Tensor> ids =
       class_ids ? std::optional(contiguous_as(*class_ids, ScalarType::Long)) : std::nullopt;

@@ -15,7 +15,7 @@ namespace tinyssd {
 template <class T>
 using Ranked = std::vector<Keyed<RankKey<T>>>;
 
-// keep[i] = 1 or 0 for boxes in the order of rank, all of one class. threshold in 0..1, size < 2**32.
+// keep[i] = 1 or 0 for boxes in the order of rank, all of one class. threshold in 0..1, size < 2**31.
 template <class T>
 void suppress(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep);
 

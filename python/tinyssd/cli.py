@@ -268,6 +268,8 @@ def _new_config(options: argparse.Namespace) -> RunConfig:
         },
         "loss": _loss_values(options.loss, LossConfig.classic()),
     }
+    if options.loss == "classic":
+        given["train"] |= {"match_iou": 0.5, "ignore_iou": 0.5}
     for section, settings in given.items():
         values[section] = {
             **values[section],

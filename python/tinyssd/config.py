@@ -44,6 +44,8 @@ class TrainConfig:
         weight_decay: Of AdamW.
         warmup: The share of the steps in which the learning rate rises.
         match_iou: The IoU from which an anchor belongs to an object.
+        ignore_iou: The IoU from which an anchor that belongs to none is not background either. At ``match_iou`` or
+            above it all others are background.
         seed: Of the weights, the order and the augmentation.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         workers: Processes that read pictures; None chooses by the number of cores.
@@ -56,6 +58,7 @@ class TrainConfig:
     weight_decay: float = 1e-3
     warmup: float = 0.25
     match_iou: float = 0.4
+    ignore_iou: float = 0.2
     seed: int = 0
     device: str = "auto"
     workers: int | None = None

@@ -18,6 +18,9 @@ from torch.nn import functional
 
 from tinyssd.errors import ConfigError
 
+# The class of an anchor that is neither an object nor background: it takes no part in the classification loss.
+IGNORED = -1
+
 ClassLoss = Literal["mined", "focal", "mean"]
 BoxLoss = Literal["smooth_l1", "l1"]
 
@@ -69,7 +72,7 @@ def detection_loss(
     Args:
         scores: [B, A, C], logits.
         offsets: [B, 4A], predicted.
-        classes: int64 [B, A], 0 for background.
+        classes: int64 [B, A], 0 for background, ``IGNORED`` for neither.
         offset_targets: [B, 4A].
         mask: [B, 4A], 1 where the anchor is matched, else 0.
         config: Which loss.
@@ -87,8 +90,8 @@ def detection_loss(
 def class_loss(scores: Tensor, classes: Tensor, config: LossConfig) -> Tensor:
     """The summed classification loss of each picture, [B]; arguments as in :func:`detection_loss`."""
     # log_softmax and gather: cross_entropy would want the classes in dimension 1, a copy of the scores.
-    log_likelihood = scores.log_softmax(dim=-1).gather(-1, classes[..., None]).squeeze(-1)  # [B, A]
-    cross_entropy = -log_likelihood
+    log_likelihood = scores.log_softmax(dim=-1).gather(-1, classes.clamp(min=0)[..., None]).squeeze(-1)  # [B, A]
+    cross_entropy = torch.where(classes == IGNORED, 0, -log_likelihood)
     if config.classes == "mean":
         return cross_entropy.sum(dim=1)
     if config.classes == "focal":
@@ -116,7 +119,7 @@ def _mined_sum(cross_entropy: Tensor, classes: Tensor, negative_ratio: float) ->
     rank = torch.arange(classes.shape[1], device=classes.device)
     keep = rank < negative_ratio * _matches(classes)[:, None]
     negatives = torch.where(keep, worst_first, 0).sum(dim=1)
-    positives = torch.where(background, 0, cross_entropy).sum(dim=1)
+    positives = torch.where(background, 0, cross_entropy).sum(dim=1)  # ignored anchors have a loss of 0
     return positives + negatives
 
 

@@ -135,7 +135,7 @@ class TinySSD(nn.Module):
         self,
         images: Tensor,
         score_threshold: float = 0.01,
-        nms_threshold: float = 0.5,
+        nms_threshold: float = 0.45,
         max_detections: int = 100,
     ) -> tuple[Tensor, Tensor]:
         """The objects in the pictures, [B, 3, H, W]: ``forward`` and ``select``. Call ``eval()`` first."""
@@ -149,7 +149,7 @@ class TinySSD(nn.Module):
         scores: Tensor,
         offsets: Tensor,
         score_threshold: float = 0.01,
-        nms_threshold: float = 0.5,
+        nms_threshold: float = 0.45,
         max_detections: int = 100,
     ) -> tuple[Tensor, Tensor]:
         """The objects that the outputs of ``forward`` stand for.
@@ -159,7 +159,8 @@ class TinySSD(nn.Module):
             scores: Likewise.
             offsets: Likewise.
             score_threshold: The least confidence of a result.
-            nms_threshold: Of two results of one class that overlap by more than this IoU the weaker one is dropped.
+            nms_threshold: Of two results of one class that overlap by more than this IoU the weaker one is dropped; the
+                default is that of the SSD paper.
             max_detections: K, the most results a picture.
 
         Returns:

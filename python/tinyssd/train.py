@@ -1,7 +1,9 @@
 """The training loop.
 
 The default recipe (:class:`tinyssd.config.TrainConfig`, :class:`tinyssd.loss.LossConfig`): AdamW, a one-cycle schedule,
-batches of 32, hard negatives 3:1, smooth L1, mirror images and mild changes of colour.
+batches of 32, hard negatives 3:1, smooth L1, mirror images and mild changes of colour; anchors match an object from an
+IoU of 0.4, and from 0.2 on they are not background either. Measured on the pikachu set, nine epochs: AP50 1.000, AP 0.607;
+without the ignored band AP50 0.974, AP 0.635; matching from 0.5 without it AP50 0.970, AP 0.624.
 
 A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``curves.png`` and ``checkpoint.pt``. The
 checkpoint is written after each epoch, and when Ctrl-C asks the run to stop. What is random depends on the seed and the
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
@@ -34,10 +37,10 @@ from tinyssd.config import RunConfig, TrainConfig
 from tinyssd.data import Pictures, default_workers, make_loader, to_input
 from tinyssd.errors import ConfigError
 from tinyssd.evaluate import evaluate
-from tinyssd.loss import detection_loss
+from tinyssd.loss import IGNORED, detection_loss
 from tinyssd.model import TinySSD
 from tinyssd.sources import open_data
-from tinyssd_ops import multibox_target
+from tinyssd_ops import assign_anchors, multibox_target
 
 # Parameters of glibc's mallopt, from <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -143,7 +146,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
                     images = to_input(images.to(device, non_blocking=True), settings.channels_last)
                     labels = labels.to(device, non_blocking=True)
                     anchors, scores, offsets = model(images)
-                    offset_targets, mask, classes = multibox_target(anchors, labels, settings.match_iou)
+                    offset_targets, mask, classes = make_targets(anchors, labels, settings)
                     loss = detection_loss(scores, offsets, classes, offset_targets, mask, config.loss).mean()
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
@@ -180,6 +183,19 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
         if progress.epoch < settings.epochs:
             save()
     return progress
+
+
+def make_targets(anchors: Tensor, labels: Tensor, settings: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`tinyssd_ops.multibox_target`, where background anchors that half fit an object are ignored.
+
+    Beside an anchor that belongs to a small object lie others that see the same; called background, they would be its
+    hardest negatives.
+    """
+    offset_targets, mask, classes = multibox_target(anchors, labels, settings.match_iou)
+    if settings.ignore_iou < settings.match_iou:
+        near = assign_anchors(anchors[0], labels[..., 1:], labels[..., 0] >= 0, settings.ignore_iou) >= 0
+        classes = torch.where(near & (classes == 0), IGNORED, classes)
+    return offset_targets, mask, classes
 
 
 def pick_device(name: str) -> torch.device:
