@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ VERSION = runpy.run_path(str(ROOT / "tinyssd_ops" / "_version.py"))["__version__
 # The oldest torch whose stable ABI the kernels use; one build runs on it and on all later ones.
 TORCH_TARGET = (2, 10)
 DEFAULT_CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+# No fused multiply-add, as on the host; constexpr functions of the standard library are used on the device.
+NVCC_OPTIONS = ["-O3", "-fmad=false", "-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
 
 
 def say(message: str) -> None:
@@ -45,11 +48,18 @@ def cuda_home() -> str | None:
     missing = [what for what, there in (("nvcc", nvcc), ("CUDA sources", sources("cuda/*.cu"))) if not there]
     if not missing:
         say(f"CPU and CUDA kernels (found {nvcc})")
-        return str(Path(str(nvcc)).resolve().parent.parent)
+        return toolkit_of(str(nvcc))
     if wanted == "1":
         raise SystemExit(f"TINYSSD_OPS_CUDA=1, but there are no {' and no '.join(missing)}")
     say(f"CPU kernels only (no {' and no '.join(missing)})")
     return None
+
+
+def toolkit_of(nvcc: str) -> str:
+    """The toolkit's folder as nvcc itself names it: what is on the PATH may be a script or a link."""
+    plan = subprocess.run([nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True, check=True)
+    tops = [line.partition("TOP=")[2] for line in plan.stderr.splitlines() if "TOP=" in line]
+    return str(Path(tops[0] if tops else Path(nvcc).parent / "..").resolve())
 
 
 def native_options() -> dict[str, Any]:
@@ -83,20 +93,24 @@ def native_options() -> dict[str, Any]:
         include_dirs=include,
         extra_compile_args={"cxx": [*host, *defines]},
     )
+    # The stable ABI's C functions are all that is used of torch.
+    extension.libraries = ["torch_cpu"]
     extensions = [extension]
     if home := cuda_home():
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHITECTURES)
+        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHITECTURES)
         cpp_extension.CUDA_HOME = home  # None where torch was built without CUDA
         cuda = cpp_extension.CUDAExtension(
             "tinyssd_ops._C_cuda",
             sources("cuda/*.cu") + sources("cuda/*.cpp"),
             include_dirs=include,
-            extra_compile_args={"cxx": [*host, *defines], "nvcc": ["-O3", "-fmad=false", "-lineinfo", *defines]},
+            extra_compile_args={
+                "cxx": [*host, *defines, f'-DTINYSSD_CUDA_ARCHITECTURES="{architectures}"'],
+                "nvcc": [*NVCC_OPTIONS, *defines],
+            },
         )
+        # libtorch_cuda, where the stream comes from, may be absent here: tinyssd_ops/_extension.py makes it visible.
+        cuda.libraries = ["torch_cpu", "cudart_static", "dl", "rt"]
         extensions.append(cuda)
-    for extension in extensions:
-        # The stable ABI's C functions are all that is used of torch.
-        extension.libraries = [lib for lib in extension.libraries if lib in ("torch_cpu", "cudart_static")]
     return {"ext_modules": extensions, "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
 
 

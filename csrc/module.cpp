@@ -1,7 +1,7 @@
 // The Python module `_C`: importing it registers the ops of library.cpp and the CPU kernels.
+#include "build_info.h"
 #include "cpu/simd.h"
 
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 namespace {
@@ -13,18 +13,9 @@ std::vector<std::string> names(const std::vector<tinyssd::SimdPath>& paths) {
 }
 
 pybind11::dict build_info() {
-  pybind11::dict info;
-  info["version"] = TINYSSD_VERSION;
-#if defined(__clang__)
-  info["compiler"] = "clang " __clang_version__;
-#else
-  info["compiler"] = "gcc " __VERSION__;
-#endif
-  info["torch_abi_target"] = TINYSSD_TORCH_TARGET;
+  pybind11::dict info = tinyssd::build_facts();
   info["simd_paths"] = names(tinyssd::simd_paths());
   info["simd"] = tinyssd::simd_path_name(tinyssd::simd_path());
-  info["cuda"] = pybind11::none();
-  info["cuda_architectures"] = pybind11::list();
   return info;
 }
 

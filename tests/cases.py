@@ -173,7 +173,7 @@ def odd_scores(n: int, seed: int = 0) -> Tensor:
 
 SCORES: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (random_scores, repeated_scores, odd_scores)}
 
-# Around the blocks of 8 and 32 and the sort's switch at 192 (suppress.cpp and rank.h in csrc/cpu).
+# Around the blocks of 8 and 32 and the sort's switch at 192 (suppress.cpp and sort.h in csrc/cpu).
 NMS_SIZES = [1, 2, 7, 8, 9, 31, 32, 33, 65, 191, 192, 193, 289]
 # Around the grid's switch: that many kept boxes.
 KEPT_SIZES = [127, 128, 129]

@@ -9,6 +9,7 @@ it is missing) or ``reference`` (the pure-Torch functions, whatever is installed
 
 from __future__ import annotations
 
+import ctypes
 import importlib.machinery
 import importlib.metadata
 import importlib.util
@@ -63,6 +64,7 @@ def load() -> Extension:
         return Extension(None, None, {"cpu": why_cpu, "cuda": why_cpu})
     if torch.version.cuda is None:
         return Extension(cpu, None, {"cpu": why_cpu, "cuda": "this torch has no CUDA"})
+    _show_libtorch_cuda()
     cuda, why_cuda = _load_module("_C_cuda")
     return Extension(cpu, cuda, {"cpu": why_cpu, "cuda": why_cuda})
 
@@ -74,6 +76,16 @@ def _load_module(name: str) -> tuple[ModuleType | None, str]:
         if path.is_file():
             return _import_file(f"tinyssd_ops.{name}", path), f"native library {path}"
     return None, f"tinyssd_ops was installed without {name}"
+
+
+def _show_libtorch_cuda() -> None:
+    """Makes the C functions of libtorch_cuda visible to ``_C_cuda``.
+
+    The library is not linked to it, so that it can be built where torch has no CUDA; torch has loaded it already.
+    """
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"
+    if path.is_file():
+        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
 def _import_file(name: str, path: Path) -> ModuleType:

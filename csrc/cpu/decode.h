@@ -1,18 +1,12 @@
 // Predictions read on the CPU, shared by multibox_detection and detect: the decoded boxes of one image.
 #pragma once
 
+#include "../detection.h"
 #include "simd.h"
 
 #include <cstdint>
 
 namespace tinyssd {
-
-// One row of the outputs [..., 6].
-template <class T>
-struct Row {
-  T class_id, confidence;
-  Box<T> box;
-};
 
 struct DecodeBoxes {
   template <class T>
@@ -21,8 +15,7 @@ struct DecodeBoxes {
   }
 };
 
-// The largest of the classes' probabilities [C, A] from `first_class` on, the lowest class of equals; a NaN is the
-// largest of all, as in torch.max.
+// The best of the classes' probabilities [C, A] from `first_class` on.
 struct BestClass {
   template <class T>
   TINYSSD_INLINE static void run(
@@ -34,7 +27,7 @@ struct BestClass {
     for (int64_t c = first_class + 1; c < num_classes; ++c) {
       for (int64_t i = 0; i < num_anchors; ++i) {
         const T value = probs[c * num_anchors + i], best = confidence[i];
-        const bool better = (value > best) | ((value != value) & (best == best));
+        const bool better = is_better(value, best);
         confidence[i] = better ? value : best;
         classes[i] = better ? static_cast<int32_t>(c) : classes[i];
       }

@@ -24,8 +24,7 @@ void detect_image(
   }
   const std::vector<uint8_t> keep = rank_and_suppress(candidates, nms_threshold, [&](int64_t a) { return boxes[a]; });
   const auto write = [&](int64_t a, int32_t class_id) {
-    const bool unsure = confidence[a] < pos_threshold;
-    *rows++ = {unsure ? T(0) : static_cast<T>(class_id), unsure ? T(1) - confidence[a] : confidence[a], boxes[a]};
+    *rows++ = detection_row(class_id, confidence[a], pos_threshold, boxes[a]);
   };
   constexpr int32_t kWritten = -1;
   for (size_t rank = 0; rank < keep.size(); ++rank) {

@@ -9,8 +9,6 @@
 namespace tinyssd {
 namespace {
 
-constexpr double kLargestClass = 2147483648.0;  // keeps the conversion of a wild label defined
-
 std::tuple<Tensor, Tensor, Tensor> multibox_target(const Tensor& anchors, const Tensor& labels, double iou_threshold) {
   const ScalarType dtype = check_multibox_target(anchors, labels, iou_threshold);
   const int64_t num_images = labels.size(0), num_gt = labels.size(1), num_anchors = anchors.size(anchors.dim() - 2);
@@ -50,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> multibox_target(const Tensor& anchors, const 
           }
           offset[anchor] = encode(anchor_boxes[anchor], gt_boxes[g]);
           matched[anchor] = {1, 1, 1, 1};
-          assigned[anchor] = static_cast<int64_t>(smaller(label[5 * g], T(kLargestClass))) + 1;
+          assigned[anchor] = class_of_label(label[5 * g]);
         }
       }
     });

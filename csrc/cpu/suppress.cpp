@@ -1,34 +1,20 @@
 // Greedy suppression of one class: each box, in the order of rank, against the kept boxes that could overlap it enough.
-// While few are kept: against all of them, a block of lanes at a time. Then they lie in a hashed grid, one level for
-// the boxes whose longest side is within a factor of 4; a cell is half as wide as the longest of them, so that a box
-// looks into a handful of cells. The pruning is exact: if IoU > t, the overlap in x exceeds t * max(w1, w2), so the
-// centres differ by less than (w1 + w2) / 2 - t * max(w1, w2), likewise in y, and the longest sides differ by less than
-// a factor 1 / t. The search uses t less a margin far above the rounding of the IoU. Boxes too small, too large or too
-// far out for that are met by all.
+// While few are kept: against all of them, a block of lanes at a time. Then they lie in the hashed grid of grid.h, whose
+// cells are half as wide as the longest box of their level, so that a box looks into a handful of them.
 #include "suppress.h"
 
+#include "../grid.h"
 #include "simd.h"
 
-#include <cstring>
 #include <limits>
 
 namespace tinyssd {
 namespace {
 
-constexpr int64_t kFewKept = 128;         // so many kept boxes are met one by one before a grid is made
-constexpr int64_t kLanes = 8;             // kept boxes tested at once in a cell
-constexpr int64_t kListLanes = 32;        // ... in a list
-constexpr double kMargin = 1e-5;          // relative, taken off the threshold
-constexpr double kLeastThreshold = 0.01;  // below it, nearly everything near is a candidate
-constexpr double kLeastSide = 1e-15, kLargestSide = 1e15, kLeastRelativeSide = 1e-9;
-constexpr int kLevelOffset = 32, kLevels = 64;  // levels of regular boxes are within -25..25
-
-// An IoU with such a box can exceed 0. False for a side or area of 0 or less, an infinite area and NaN.
-template <class T>
-TINYSSD_INLINE bool can_overlap(const Box<T>& box, T box_area) {
-  return box.x2 - box.x1 > T(0) && box.y2 - box.y1 > T(0) && box_area > T(0) &&
-         box_area < std::numeric_limits<T>::infinity();
-}
+constexpr int64_t kFewKept = 128;   // so many kept boxes are met one by one before a grid is made
+constexpr int64_t kLanes = 8;       // kept boxes tested at once in a cell
+constexpr int64_t kListLanes = 32;  // ... in a list
+constexpr int kLog2Cells = 1;       // cells to the longest side of a level
 
 // Whether one of the boxes from `begin` to `end`, rounded up to whole blocks, overlaps by more than the threshold. What
 // lies beyond the end must be NaN or kept boxes of higher rank.
@@ -63,8 +49,6 @@ struct Bucket {
 };
 
 // A box's place in the grid.
-enum class Kind : uint8_t { kInert, kIrregular, kRegular };
-
 struct Place {
   Kind kind;
   int8_t level;
@@ -85,74 +69,39 @@ struct Grid {
   uint64_t levels;         // the levels of kept boxes, as bits
 };
 
-TINYSSD_INLINE int64_t cell_of(double coordinate, double cells_per_unit) {
-  constexpr double kFar = 1e15;  // beyond any cell of a regular box; keeps the conversion defined
-  const double scaled = smaller(larger(coordinate * cells_per_unit, -kFar), kFar);
-  const auto whole = static_cast<int64_t>(scaled);
-  return whole - (static_cast<double>(whole) > scaled);
-}
-
-// The longest side of a box of the level is less than 4**level and at least a quarter of that.
-TINYSSD_INLINE double largest_side(int level) { return power_of_two<double>(2 * level); }
-TINYSSD_INLINE double cells_per_unit(int level) { return power_of_two<double>(1 - 2 * level); }
-
+// A block of lanes that runs past a cell meets its neighbour in x, whose boxes are near anyway.
 TINYSSD_INLINE uint32_t hash_cell(int64_t x, int64_t y, int level) {
-  // Neighbours in x lie side by side, so a block of lanes that runs past a cell tests boxes that are near anyway.
-  uint64_t row = static_cast<uint64_t>(y) * 0x9E3779B97F4A7C15u + static_cast<uint64_t>(level) * 0xC2B2AE3D27D4EB4Fu;
-  row ^= row >> 29;
-  return static_cast<uint32_t>(row + static_cast<uint64_t>(x));
-}
-
-// For a normal positive value.
-TINYSSD_INLINE int level_of(double longest_side) {
-  int64_t bits;
-  memcpy(&bits, &longest_side, sizeof(bits));
-  const int exponent = static_cast<int>(bits >> 52) - 1022;  // less than 2**exponent, at least half of that
-  return (exponent + 1) >> 1;
+  return hash_row(y, level) + static_cast<uint32_t>(x);
 }
 
 template <class T>
 Place place_of(const Box<T>& box, uint32_t bucket_mask) {
-  if (!can_overlap(box, area(box))) return {Kind::kInert, 0, 0};
-  const double x1 = box.x1, y1 = box.y1, x2 = box.x2, y2 = box.y2;
-  const double w = x2 - x1, h = y2 - y1;
-  const double longest = larger(w, h), shortest = smaller(w, h);
-  const double far_x = larger(std::abs(x1), std::abs(x2)), far_y = larger(std::abs(y1), std::abs(y2));
-  const bool regular = shortest > kLeastSide && longest < kLargestSide && w > far_x * kLeastRelativeSide &&
-                       h > far_y * kLeastRelativeSide;
-  if (!regular) return {Kind::kIrregular, 0, 0};
-  const int level = level_of(longest);
-  const double scale = cells_per_unit(level);
-  const uint32_t hash = hash_cell(cell_of((x1 + x2) * 0.5, scale), cell_of((y1 + y2) * 0.5, scale), level);
+  const Extent extent = extent_of(box);
+  const Kind kind = kind_of(box, extent);
+  if (kind != Kind::kRegular) return {kind, 0, 0};
+  const int level = level_of(extent.longest());
+  const double scale = cells_per_unit(level, kLog2Cells);
+  const uint32_t hash = hash_cell(cell_of(extent.cx, scale), cell_of(extent.cy, scale), level);
   return {Kind::kRegular, static_cast<int8_t>(level), hash & bucket_mask};
 }
 
 struct SuppressMany {
-  // The farthest that the centre of a box of the level can lie from that of a box with this side.
-  TINYSSD_INLINE static double reach(double side, int level, double t) {
-    if (t >= 0.5) return (1 - t) * side;
-    return side * 0.5 + smaller(side / t, largest_side(level)) * (0.5 - t);
-  }
-
   template <class T>
   TINYSSD_INLINE static bool suppressed(const Grid<T>& grid, const Box<T>& box, T box_area, int64_t num_kept) {
     if (!(grid.threshold > T(kLeastThreshold))) {
       return any_over<kListLanes>(grid.kept, 0, num_kept, box, box_area, grid.threshold);
     }
-    const double t = static_cast<double>(grid.threshold) * (1 - kMargin);
-    const double w = static_cast<double>(box.x2) - box.x1, h = static_cast<double>(box.y2) - box.y1;
-    const double cx = (static_cast<double>(box.x1) + box.x2) * 0.5, cy = (static_cast<double>(box.y1) + box.y2) * 0.5;
-    const double longest = larger(w, h);
-    const int lowest = larger(level_of(longest * t) + kLevelOffset, 0);
-    const int highest = smaller(level_of(longest / t) + kLevelOffset, kLevels - 1);
+    const double t = static_cast<double>(grid.threshold) * (1 - kIouMargin);
+    const Extent extent = extent_of(box);
+    const Levels levels = levels_of(extent.longest(), t);
     int64_t cells_left = num_kept / 16 + 16;  // beyond that, the list of all kept boxes is faster
-    for (int bit = lowest; bit <= highest; ++bit) {
+    for (int bit = levels.lowest; bit <= levels.highest; ++bit) {
       if ((grid.levels >> bit & 1) == 0) continue;
       const int level = bit - kLevelOffset;
-      const double scale = cells_per_unit(level);
-      const double reach_x = reach(w, level, t), reach_y = reach(h, level, t);
-      const int64_t left = cell_of(cx - reach_x, scale), right = cell_of(cx + reach_x, scale);
-      const int64_t top = cell_of(cy - reach_y, scale), bottom = cell_of(cy + reach_y, scale);
+      const double scale = cells_per_unit(level, kLog2Cells);
+      const double reach_x = reach(extent.w, level, t), reach_y = reach(extent.h, level, t);
+      const int64_t left = cell_of(extent.cx - reach_x, scale), right = cell_of(extent.cx + reach_x, scale);
+      const int64_t top = cell_of(extent.cy - reach_y, scale), bottom = cell_of(extent.cy + reach_y, scale);
       const double cells = static_cast<double>(right - left + 1) * static_cast<double>(bottom - top + 1);
       if (cells > static_cast<double>(cells_left)) {
         return any_over<kListLanes>(grid.kept, 0, num_kept, box, box_area, grid.threshold);

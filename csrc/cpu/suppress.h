@@ -4,8 +4,9 @@
 #pragma once
 
 #include "../box.h"
+#include "../rank.h"
 #include "parallel.h"
-#include "rank.h"
+#include "sort.h"
 
 #include <cstdint>
 #include <vector>

@@ -1,13 +1,9 @@
-// Stable radix sort of (key, index) pairs, and the key that ranks scores: falling, -0 = +0, NaN last; equal scores keep
-// the order of their indices.
+// Stable radix sort of (key, index) pairs.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstring>
-#include <limits>
-#include <type_traits>
 #include <vector>
 
 namespace tinyssd {
@@ -17,21 +13,6 @@ struct Keyed {
   Key key;
   uint32_t index;
 };
-
-template <class T>
-using RankKey = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-
-// Smaller keys rank higher.
-template <class T>
-RankKey<T> rank_key(T score) {
-  using Key = RankKey<T>;
-  if (score != score) return std::numeric_limits<Key>::max();
-  const T value = score + T(0);  // -0 becomes +0
-  Key bits;
-  memcpy(&bits, &value, sizeof(bits));
-  const Key sign = Key(1) << (8 * sizeof(Key) - 1);
-  return (bits & sign) != 0 ? bits : ~(bits | sign);
-}
 
 // Sorts by key; equal keys keep their order.
 template <class Key>

@@ -1,0 +1,168 @@
+// What every CUDA op needs of the runtime: the device and stream of a tensor, launches that are checked, shared and
+// scratch memory. Kernels are launched through cudaLaunchKernelEx and take all their shared memory from shared_memory,
+// so that a host compiler can read the files too: tests/simt runs the kernels without a GPU.
+#pragma once
+
+#include "../box.h"
+#include "../checks.h"
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/headeronly/util/shim_utils.h>
+
+#include <cstdint>
+
+#ifndef USE_CUDA
+// Declared by the header above only where torch itself was built with CUDA; they live in libtorch_cuda.
+extern "C" {
+struct CUDAGuardOpaque;
+AOTITorchError aoti_torch_create_cuda_guard(int32_t device_index, CUDAGuardOpaque** guard);
+AOTITorchError aoti_torch_delete_cuda_guard(CUDAGuardOpaque* guard);
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+}
+#endif
+
+namespace tinyssd {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+inline void check_cuda(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // so that the next call does not find it again
+  throw std::runtime_error(std::string("CUDA error in tinyssd_ops: ") + cudaGetErrorString(error));
+}
+
+// Makes a tensor's device the current one for a scope, and knows its current stream.
+class DeviceScope {
+ public:
+  explicit DeviceScope(const Tensor& tensor) {
+    const int32_t device = tensor.get_device_index();
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard_));
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  ~DeviceScope() { aoti_torch_delete_cuda_guard(guard_); }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+
+  int attribute(cudaDeviceAttr attribute) const {
+    int device = 0, value = 0;
+    check_cuda(cudaGetDevice(&device));
+    check_cuda(cudaDeviceGetAttribute(&value, attribute, device));
+    return value;
+  }
+
+  // The arguments are converted to the kernel's parameter types.
+  template <class... Params, class... Args>
+  void launch(void (*kernel)(Params...), int64_t blocks, dim3 threads, size_t shared_bytes, const Args&... args) const {
+    constexpr size_t kAlwaysAllowed = 48 * 1024;
+    expect(blocks <= INT32_MAX, "the input is too large for one CUDA launch");
+    if (shared_bytes > kAlwaysAllowed) {
+      check_cuda(
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
+    }
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = threads;
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream_;
+    check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
+  }
+
+ private:
+  CUDAGuardOpaque* guard_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+};
+
+// The block's shared memory as one object.
+template <class T>
+__device__ __forceinline__ T& shared_memory() {
+#if defined(__CUDACC__)
+  extern __shared__ __align__(16) unsigned char dynamic_shared_memory[];
+  return *reinterpret_cast<T*>(dynamic_shared_memory);
+#else
+  return *static_cast<T*>(simt_shared_memory());
+#endif
+}
+
+TINYSSD_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Device memory for the time of a call: arrays are added, then allocated together, then asked for.
+class Scratch {
+ public:
+  template <class T>
+  struct Array {
+    int64_t offset;
+  };
+  template <class T>
+  Array<T> add(int64_t count) {
+    constexpr int64_t kAlignment = 256;
+    const int64_t offset = bytes_;
+    bytes_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), kAlignment) * kAlignment;
+    return {offset};
+  }
+  void allocate(const Tensor& like) {
+    memory_ = torch::stable::new_empty(like, {larger(bytes_, int64_t{1})}, ScalarType::Byte);
+    base_ = static_cast<unsigned char*>(memory_->mutable_data_ptr());
+  }
+  template <class T>
+  T* get(Array<T> array) const {
+    return reinterpret_cast<T*>(base_ + array.offset);
+  }
+
+ private:
+  int64_t bytes_ = 0;
+  std::optional<Tensor> memory_;
+  unsigned char* base_ = nullptr;
+};
+
+// A box or two with one load or store: 16 bytes, where the compiler would move four numbers.
+template <class T>
+struct alignas(16) Vector {
+  T values[16 / sizeof(T)];
+};
+
+template <class T>
+__device__ __forceinline__ Box<T> load_box(const Box<T>* box) {
+  constexpr int kParts = sizeof(Box<T>) / 16, kEach = 16 / sizeof(T);
+  T corners[4];
+  for (int part = 0; part < kParts; ++part) {
+    const auto vector = reinterpret_cast<const Vector<T>*>(box)[part];
+    for (int i = 0; i < kEach; ++i) corners[part * kEach + i] = vector.values[i];
+  }
+  return {corners[0], corners[1], corners[2], corners[3]};
+}
+
+template <class T>
+__device__ __forceinline__ void store_box(Box<T>* target, const Box<T>& box) {
+  constexpr int kParts = sizeof(Box<T>) / 16, kEach = 16 / sizeof(T);
+  const T corners[4] = {box.x1, box.y1, box.x2, box.y2};
+  for (int part = 0; part < kParts; ++part) {
+    Vector<T> vector;
+    for (int i = 0; i < kEach; ++i) vector.values[i] = corners[part * kEach + i];
+    reinterpret_cast<Vector<T>*>(target)[part] = vector;
+  }
+}
+
+// Contiguous, of this dtype, and at an address that load_box can read from: a view may begin anywhere.
+inline Tensor boxes_as(const Tensor& tensor, ScalarType dtype) {
+  const Tensor result = contiguous_as(tensor, dtype);
+  const bool aligned = reinterpret_cast<uintptr_t>(result.const_data_ptr()) % 16 == 0;
+  return aligned ? result : torch::stable::clone(result);
+}
+
+template <class T>
+const Box<T>* box_data(const Tensor& tensor) {
+  return reinterpret_cast<const Box<T>*>(tensor.const_data_ptr<T>());
+}
+
+template <class T>
+Box<T>* mutable_box_data(const Tensor& tensor) {
+  return reinterpret_cast<Box<T>*>(tensor.mutable_data_ptr<T>());
+}
+
+}  // namespace tinyssd

@@ -1,0 +1,83 @@
+// nms, batched_nms, nms_padded on CUDA. See suppress.cuh for ranks and ties.
+#include "suppress.h"
+
+namespace tinyssd {
+namespace {
+
+template <class T>
+Candidates<T> candidates(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& classes) {
+  const int64_t* class_data = classes ? classes->const_data_ptr<int64_t>() : nullptr;
+  const int64_t size = scores.size(scores.dim() - 1);
+  return {box_data<T>(boxes), size, 1, scores.const_data_ptr<T>(), nullptr, class_data, false, T(0)};
+}
+
+std::optional<Tensor> as_long(const std::optional<Tensor>& ids) {
+  return ids ? std::optional(contiguous_as(*ids, ScalarType::Long)) : std::nullopt;
+}
+
+// The one host sync: the number of kept boxes decides the shape of the result.
+Tensor nms_one(
+    const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold,
+    ScalarType dtype) {
+  const DeviceScope scope(boxes);
+  const int64_t size = boxes.size(0);
+  expect_boxes("boxes", size);
+  const Tensor b = boxes_as(boxes, dtype), s = contiguous_as(scores, dtype);
+  const std::optional<Tensor> ids = as_long(idxs);
+  Tensor keep = torch::stable::new_empty(b, {size}, ScalarType::Long);
+  if (size == 0) return keep;
+  const Tensor count = torch::stable::new_empty(b, {1}, ScalarType::Long);
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    suppress(
+        scope, b, candidates<T>(b, s, ids), 1, iou_threshold, size, keep.mutable_data_ptr<int64_t>(),
+        count.mutable_data_ptr<int64_t>());
+  });
+  int64_t kept = 0;
+  check_cuda(cudaMemcpyAsync(&kept, count.const_data_ptr(), sizeof(kept), cudaMemcpyDeviceToHost, scope.stream()));
+  check_cuda(cudaStreamSynchronize(scope.stream()));
+  return torch::stable::narrow(keep, 0, 0, kept);
+}
+
+Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
+  const ScalarType dtype = check_nms(boxes, scores, iou_threshold);
+  return nms_one(boxes, scores, std::nullopt, iou_threshold, dtype);
+}
+
+Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs, double iou_threshold) {
+  const ScalarType dtype = check_batched_nms(boxes, scores, idxs, iou_threshold);
+  return nms_one(boxes, scores, idxs, iou_threshold, dtype);
+}
+
+std::tuple<Tensor, Tensor> nms_padded(
+    const Tensor& boxes, const Tensor& scores, double iou_threshold, const std::optional<Tensor>& class_ids,
+    std::optional<double> score_threshold, std::optional<int64_t> max_output) {
+  const ScalarType dtype = check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output);
+  const DeviceScope scope(boxes);
+  const int64_t num_images = boxes.size(0), size = boxes.size(1), most = max_output.value_or(size);
+  expect_boxes("boxes", size);
+  const Tensor b = boxes_as(boxes, dtype), s = contiguous_as(scores, dtype);
+  const std::optional<Tensor> ids = as_long(class_ids);
+  const Tensor keep = torch::stable::new_empty(b, {num_images, most}, ScalarType::Long);
+  const Tensor counts = torch::stable::new_empty(b, {num_images}, ScalarType::Long);
+  with_type(dtype, [&](auto zero) {
+    using T = decltype(zero);
+    Candidates<T> in = candidates<T>(b, s, ids);
+    in.filtered = score_threshold.has_value();
+    in.least = static_cast<T>(score_threshold.value_or(0));
+    suppress(
+        scope, b, in, num_images, iou_threshold, most, keep.mutable_data_ptr<int64_t>(),
+        counts.mutable_data_ptr<int64_t>());
+  });
+  return {keep, counts};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(tinyssd_ops, CUDA, m) {
+  m.impl("nms", TORCH_BOX(&nms));
+  m.impl("batched_nms", TORCH_BOX(&batched_nms));
+  m.impl("nms_padded", TORCH_BOX(&nms_padded));
+}
+
+}  // namespace tinyssd
