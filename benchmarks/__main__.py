@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
         print("\n".join(["", *results.compare(results.load(options.compare), run)]))
     failed = [row for row in rows if row.error]
     if failed:
-        print(f"{len(failed)} of {len(rows)} rows: the results differ", file=sys.stderr)
+        print(f"{len(failed)} of {len(rows)} rows: the results differ, or a side broke", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -50,6 +50,20 @@ def kept_boxes(ours: Tensor, theirs: Tensor) -> Agreement:
     return Agreement(different <= allowed, f"{different} of {len(ours)} kept boxes differ (rounding)")
 
 
+def torchvision_kept(ours: Tensor, theirs: Tensor) -> Agreement:
+    """What torchvision kept: the same on the CPU; its CUDA kernel fuses multiply-adds, so there :func:`kept_boxes`."""
+    return kept_boxes(ours, theirs) if ours.is_cuda else exact(ours, theirs)
+
+
+def torchvision_kept_lists(ours: tuple[Tensor, Tensor], theirs: list[Tensor]) -> Agreement:
+    """Padded indices and their counts, and a list of indices an image: :func:`torchvision_kept` for each image."""
+    keep, counts = ours
+    pairs = zip(keep, counts.tolist(), theirs, strict=True)
+    agreed = [torchvision_kept(row[:count], kept) for row, count, kept in pairs]
+    notes = [f"image {i}: {one.note}" for i, one in enumerate(agreed) if one.note]
+    return Agreement(all(one.same for one in agreed), "; ".join(notes[:3]))
+
+
 def rows(ours: Tensor, theirs: Tensor) -> Agreement:
     """Detections [..., 6]: equal up to rounding, but for the few rows that another rounding decides."""
     if ours.shape != theirs.shape:

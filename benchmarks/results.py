@@ -51,7 +51,7 @@ class Row:
         floor: The least the work can cost, or None.
         floor_name: What was measured as the floor.
         note: Why the row was skipped.
-        error: What the peers disagree on; a row with an error is not timed.
+        error: What the peers disagree on, or what broke; a row with an error is not timed.
     """
 
     op: str

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +16,13 @@ from benchmarks.measure import Args, Timed, Timing, side_by_side, synchronize, v
 from benchmarks.results import PeerResult, Row, milliseconds, times
 from benchmarks.suite import Case, Peer
 
+# What the kind of inputs of a captured row ends in.
+CAPTURED = ", captured"
+_MOST_CALLS_A_GRAPH = 16
+
 
 def run_case(case: Case, device: torch.device, seconds: float, backend: str) -> Row:
-    """A row.
+    """A row; where a side breaks, one with an error, so that the other rows are made.
 
     Args:
         case: What to measure.
@@ -24,6 +30,13 @@ def run_case(case: Case, device: torch.device, seconds: float, backend: str) -> 
         seconds: The time each side gets.
         backend: "native"; or "reference", and then the reference is no peer.
     """
+    try:
+        return _timed_row(case, device, seconds, backend)
+    except Exception as error:
+        return _broken_row(case, error)
+
+
+def _timed_row(case: Case, device: torch.device, seconds: float, backend: str) -> Row:
     try:
         first = _to(case.make(0), device)
         count = variants_needed(_bytes(first), device)
@@ -56,9 +69,61 @@ def run_case(case: Case, device: torch.device, seconds: float, backend: str) -> 
     return _row(case, found, timings)
 
 
+def run_captured(case: Case, device: torch.device, seconds: float) -> Row:
+    """A row whose times are those of CUDA graphs that hold one call for each input: no launch from the host is in them.
+
+    The outputs of all calls of a graph are alive at once, so they keep each other out of the L2 cache as the inputs do.
+    """
+    try:
+        return _captured_row(case, device, seconds)
+    except Exception as error:
+        return replace(_broken_row(case, error), inputs=case.inputs + CAPTURED)
+
+
+def _captured_row(case: Case, device: torch.device, seconds: float) -> Row:
+    first = _to(case.make(0), device)
+    case.run(*first)
+    synchronize(device)
+    count = min(_MOST_CALLS_A_GRAPH, variants_needed(_bytes(first), device))
+    variants = [first, *(_to(case.make(seed), device) for seed in range(1, count))]
+    sides = [Timed(_captured(run, variants, device), [()]) for run in (case.run, *(floor.run for floor in case.floors))]
+    timings = [
+        Timing(t.median / count, t.q1 / count, t.q3 / count, t.samples) for t in side_by_side(sides, device, seconds)
+    ]
+    return replace(_row(case, [], timings), inputs=case.inputs + CAPTURED)
+
+
+def _broken_row(case: Case, error: Exception) -> Row:
+    traceback.print_exception(error)
+    message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return Row(case.op, case.inputs, case.size, case.label, error=message)
+
+
+def _captured(run: Callable[..., Any], variants: Sequence[Args], device: torch.device) -> Callable[[], None]:
+    """Calls ``run`` on all variants, in one CUDA graph; on the CPU, where there are none, one after the other."""
+    if device.type != "cuda":
+
+        def loop() -> None:
+            for args in variants:
+                run(*args)
+
+        return loop
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for args in variants[:2]:
+            run(*args)
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = [run(*args) for args in variants]
+    del outputs  # What was captured owns their memory.
+    return graph.replay
+
+
 def line(row: Row) -> str:
     """The row as a line of text."""
-    name = f"{row.op:<19}{row.inputs:<11}{row.label:<22}"
+    name = f"{row.op:<19}{row.inputs:<11} {row.label:<22}"
     if row.ours is None:
         return name + (f"ERROR {row.error}" if row.error else row.note)
     parts = [f"{milliseconds(row.ours.median)} [{milliseconds(row.ours.q1)}, {milliseconds(row.ours.q3)}]"]

@@ -1,18 +1,20 @@
-"""``python -m benchmarks.targets``: what the project promises of its CPU kernels, next to what this machine shows."""
+"""``python -m benchmarks.targets``: what the project promises of its kernels, next to what this machine shows."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.__main__ import print_environment, refuse_fallback, use_threads
 from benchmarks.results import Row, describe, milliseconds
-from benchmarks.runner import run_case
+from benchmarks.runner import CAPTURED, line, run_captured, run_case
 from benchmarks.suite import Trained, cases
 from tinyssd_ops import info
 
@@ -25,6 +27,17 @@ _BATCHED: Key = ("batched_nms", "random", "N=100,000 C=80")
 _BOX_IOU: Key = ("box_iou", "random", "5,444 x 5,444")
 _TARGET: Key = ("multibox_target", "random", "B=32 A=5444 G=32")
 _DETECTION: Key = ("multibox_detection", "random", "B=4 A=5444 C=2")
+_NMS_1K: Key = ("nms", "random", "N=1,000")
+_PADDED: Key = ("nms_padded", "random", "B=32 N=5,444")
+_CAPTURED_TARGET: Key = ("multibox_target", "random" + CAPTURED, _TARGET[2])
+_CAPTURED_IOU: Key = ("box_iou", "random" + CAPTURED, _BOX_IOU[2])
+# What the other fixed-shape ops take of the device alone: promised nowhere, measured with the rest on CUDA.
+_CUDA_EXTRA: tuple[Key, ...] = (
+    ("assign_anchors", "random" + CAPTURED, _TARGET[2]),
+    ("nms_padded", "random" + CAPTURED, _PADDED[2]),
+    ("multibox_detection", "random" + CAPTURED, "B=32 A=5444 C=2"),
+    ("detect", "random" + CAPTURED, "B=32 A=5444 C=2"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +46,7 @@ class Target:
 
     Attributes:
         text: What is promised, without the number.
-        threads: Of every side.
+        threads: Of every side, on the CPU.
         rows: The rows it needs.
         value: The measured number; None where a peer is missing.
         bound: What the number must reach.
@@ -46,6 +59,28 @@ class Target:
     value: Callable[[Rows], float | None]
     bound: float
     at_least: bool = True
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """The promise in words, with the number."""
+        where = f"{self.threads} thread{'s' if self.threads > 1 else ' '}" if self.device == "cpu" else self.device
+        return f"{where} {self.text} {'>=' if self.at_least else '<='} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a promise: the measured number, whether it is met (None: not measured), and why or how."""
+
+    name: str
+    value: float | None
+    met: bool | None
+    note: str = ""
+
+    def __str__(self) -> str:
+        verdict = "skipped" if self.met is None else "met" if self.met else "NOT MET"
+        number = "" if self.value is None else f"{self.value:.2f}, "
+        return f"{self.name}: {number}{verdict}{f' ({self.note})' if self.note else ''}"
 
 
 def faster_than(peer: str, op: str, key: Key, threads: int, bound: float) -> Target:
@@ -57,6 +92,31 @@ def faster_than(peer: str, op: str, key: Key, threads: int, bound: float) -> Tar
 def near_floor(text: str, key: Key, bound: float) -> Target:
     """The row's time is at most ``bound`` times its floor, on two threads."""
     return Target(text, 2, (key,), lambda rows: rows[key].over_floor, bound, at_least=False)
+
+
+def on_cuda(*targets: Target) -> tuple[Target, ...]:
+    """The same promises, of the CUDA kernels."""
+    return tuple(replace(target, device="cuda") for target in targets)
+
+
+def microseconds(key: Key) -> Callable[[Rows], float | None]:
+    """The time of one call."""
+
+    def value(rows: Rows) -> float | None:
+        ours = rows[key].ours
+        return ours.median * 1e6 if ours else None
+
+    return value
+
+
+def share_of_floor(key: Key) -> Callable[[Rows], float | None]:
+    """The floor's time over ours: for a floor that only writes, the share of the bandwidth that is reached."""
+
+    def value(rows: Rows) -> float | None:
+        over = rows[key].over_floor
+        return 1 / over if over else None
+
+    return value
 
 
 def growth(rows: Rows) -> float | None:
@@ -96,47 +156,98 @@ TARGETS = (
         worst_adversarial,
         1,
     ),
+    *on_cuda(
+        faster_than("torchvision", "nms_padded of 32 x 5444 boxes, image by image", _PADDED, 1, 50),
+        faster_than("torchvision", "nms of 1,000 random boxes", _NMS_1K, 1, 5),
+        faster_than("torchvision", "batched_nms of 100,000 boxes, 80 classes", _BATCHED, 1, 20),
+        faster_than("torch loop", "multibox_target B=32, A=5444, G=32", _TARGET, 1, 500),
+        Target(
+            "multibox_target B=32, A=5444, G=32: microseconds in a CUDA graph",
+            1,
+            (_CAPTURED_TARGET,),
+            microseconds(_CAPTURED_TARGET),
+            25,
+            at_least=False,
+        ),
+        Target(
+            "box_iou 5444 x 5444: share of the write bandwidth, in a CUDA graph",
+            1,
+            (_CAPTURED_IOU,),
+            share_of_floor(_CAPTURED_IOU),
+            0.85,
+        ),
+    ),
 )
 
 
-def verdict(target: Target, rows: Rows) -> str:
-    """A line: the promise, the number, whether it is met."""
-    sign = ">=" if target.at_least else "<="
-    name = f"{target.threads} thread{'s' if target.threads > 1 else ' '} {target.text} {sign} {target.bound:g}"
+def verdict(target: Target, rows: Rows) -> Outcome:
+    """Whether the rows keep the promise."""
     errors = [rows[key].error for key in target.rows if rows[key].error]
     if errors:
-        return f"{name}: NOT MET, results differ ({errors[0]})"
+        return Outcome(target.name, None, False, errors[0])
     value = target.value(rows)
     if value is None:
-        return f"{name}: skipped, its peer is not importable or was not run"
+        return Outcome(target.name, None, None, "its peer is not importable or was not run")
     met = value >= target.bound if target.at_least else value <= target.bound
     ours = rows[target.rows[-1]].ours
-    time = f" (ours {milliseconds(ours.median)})" if ours and len(target.rows) <= 2 else ""
-    return f"{name}: {value:.2f}{time}, {'met' if met else 'NOT MET'}"
+    note = f"ours {milliseconds(ours.median)}" if ours and len(target.rows) <= 2 else ""
+    return Outcome(target.name, value, met, note)
+
+
+def measure(keys: Iterable[Key], device: torch.device, seconds: float, rows: Rows) -> None:
+    """Adds the rows that are not there yet."""
+    every = {(case.op, case.inputs, case.label): case for case in cases(Trained(None, Path()), quick=False)}
+    for key in keys:
+        if key not in rows:
+            op, kind, label = key
+            case = every[op, kind.removesuffix(CAPTURED), label]
+            if kind.endswith(CAPTURED):
+                rows[key] = run_captured(case, device, seconds)
+            else:
+                rows[key] = run_case(case, device, seconds, "native")
 
 
 def main(argv: Sequence[str]) -> int:
     """Measures and prints every target; returns 1 if one that could be measured is not met."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.targets", description=(__doc__ or "").split(": ")[1])
-    parser.add_argument("--threads", type=int, help="only the targets for this many threads")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="whose kernels (default: cpu)")
+    parser.add_argument("--threads", type=int, help="only the targets for this many threads, on the CPU")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each side of a row (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the targets and the rows to this file")
+    # For a look at the machinery of the CUDA targets where there is no GPU; the numbers mean nothing.
+    parser.add_argument("--pretend", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    device = torch.device("cpu")
+    device = torch.device("cpu" if options.pretend else options.device)
     refuse_fallback(info(), device, "native")
-    every = {(case.op, case.inputs, case.label): case for case in cases(Trained(None, Path()), quick=False)}
-    unmet = 0
-    for threads in sorted({target.threads for target in TARGETS if options.threads in (None, target.threads)}):
-        use_threads(threads)
-        print_environment(describe(device, "native", info(), "python -m benchmarks.targets"))
+    cuda = options.device == "cuda"
+    run = describe(device, "native", info(), "python -m benchmarks.targets" + (" --device cuda" if cuda else ""))
+    chosen = [target for target in TARGETS if target.device == options.device]
+    outcomes: list[Outcome] = []
+    measured: list[Row] = []
+
+    def save(rows: Iterable[Row]) -> None:
+        # After each target, so that a run that is cut off leaves what it measured.
+        if options.json is not None:
+            results = {"targets": [dataclasses.asdict(outcome) for outcome in outcomes]}
+            results["run"] = dataclasses.asdict(replace(run, rows=(*measured, *rows)))
+            options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    for threads in sorted({target.threads for target in chosen if cuda or options.threads in (None, target.threads)}):
+        use_threads(None if cuda else threads)
+        print_environment(replace(run, threads=torch.get_num_threads()))
         rows: Rows = {}
-        for target in (target for target in TARGETS if target.threads == threads):
-            for key in target.rows:
-                if key not in rows:
-                    rows[key] = run_case(every[key], device, options.seconds, "native")
-            text = verdict(target, rows)
-            unmet += "NOT MET" in text
-            print(text, flush=True)
-    return 1 if unmet else 0
+        for target in (target for target in chosen if target.threads == threads):
+            measure(target.rows, device, options.seconds, rows)
+            outcomes.append(verdict(target, rows))
+            print(outcomes[-1], flush=True)
+            save(rows.values())
+        if cuda:
+            measure(_CUDA_EXTRA, device, options.seconds, rows)
+        measured += rows.values()
+        save(())
+    if cuda:
+        print("\n".join(line(row) for row in measured))
+    return 1 if any(outcome.met is False for outcome in outcomes) else 0
 
 
 if __name__ == "__main__":

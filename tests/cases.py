@@ -336,6 +336,15 @@ def reference_answer(op: str, *args: Any) -> Any:
     return _ANSWERS[key][1]
 
 
+def torchvision() -> Any:
+    """The package, or a skipped test. One that does not fit this torch fails in an error of its own kind."""
+    try:
+        import torchvision
+    except Exception as error:
+        pytest.skip(f"torchvision cannot be imported: {error}")
+    return torchvision
+
+
 def golden(pattern: str) -> list[Any]:
     """The golden files of the pattern, as parameters; one skipped parameter where the folder is absent."""
     files = sorted(GOLDEN.glob(pattern))

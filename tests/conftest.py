@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import tinyssd_ops
-from tinyssd_ops import reference
+from tinyssd_ops import _registration, reference
 
 settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -27,6 +30,8 @@ settings.load_profile("ci")
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 _INFO = tinyssd_ops.info()
 _NATIVE_MODULE = sys.modules.get("tinyssd_ops._C")
+# Set by tests/simt/run.py: the CUDA kernels compiled for the CPU. They are then the one backend, called as bare ops.
+SIMT = os.environ.get("TINYSSD_OPS_SIMT")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Backend:
     device: str
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
-        module = {"native": torch.ops.tinyssd_ops, "reference": reference}[self.name]
+        modules = {"native": torch.ops.tinyssd_ops, "reference": reference, "simt": torch.ops.tinyssd_simt}
+        module = modules[self.name]
         function = getattr(module, op)
 
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -62,37 +68,62 @@ def _param(name: str, device: str) -> Any:
     return pytest.param(Backend(name, device), id=f"{name}-{device}", marks=marks)
 
 
-@pytest.fixture(params=[_param(name, device) for device in DEVICES for name in ("native", "reference")])
+BACKENDS = [("simt", "cpu")] if SIMT else [(name, device) for device in DEVICES for name in ("native", "reference")]
+
+
+@pytest.fixture(params=[_param(*backend) for backend in BACKENDS])
 def ops(request: pytest.FixtureRequest) -> Backend:
     """Every backend on every device."""
     return request.param
 
 
-@pytest.fixture(
-    params=[
-        _param(name, device)
-        for device in DEVICES
-        for name in ("native", "reference")
-        if (name, device) != ("reference", "cpu")
-    ]
-)
+@pytest.fixture(params=[_param(*backend) for backend in BACKENDS if backend != ("reference", "cpu")])
 def other(request: pytest.FixtureRequest) -> Backend:
     """Every backend that parity compares with the reference on the CPU."""
     return request.param
 
 
-@pytest.fixture(params=[_param("native", device) for device in DEVICES])
+@pytest.fixture(params=[_param(*backend) for backend in BACKENDS if backend[0] != "reference"])
 def native(request: pytest.FixtureRequest) -> Backend:
     """The native backend alone: what only a registered op can do."""
     return request.param
 
 
-@pytest.fixture(params=_INFO["build"]["_C"]["simd_paths"] if _NATIVE_MODULE else ["none"])
+@pytest.fixture(params=_INFO["build"]["_C"]["simd_paths"] if _NATIVE_MODULE and not SIMT else ["none"])
 def simd_path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Forces each SIMD path that this CPU has, in turn."""
+    if SIMT:
+        yield request.param
+        return
     if _NATIVE_MODULE is None:
         pytest.skip(native_reason("cpu") or "no native library")
     before = _NATIVE_MODULE.build_info()["simd"]
     _NATIVE_MODULE.set_simd_path(request.param)
     yield request.param
     _NATIVE_MODULE.set_simd_path(before)
+
+
+if SIMT:
+    torch.ops.load_library(SIMT)
+    _MACHINE = ctypes.CDLL(SIMT)
+    # The gradient of box_iou, and the checks that bad input on the meta device meets.
+    _registration.register("tinyssd_simt")
+
+    # The rest of the tests is not about ops.
+    collect_ignore_glob = ["test_app_*", "test_benchmarks.py", "test_boxes.py", "test_extension.py", "test_simt.py"]
+
+    def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leaves out what needs more of PyTorch than kernels: opcheck, torch.compile, vmap and meta tensors.
+
+        Those tests take the fixture ``native`` or call the public functions.
+        """
+        kept = [item for item in items if {"ops", "other"} & set(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+    @pytest.fixture(
+        autouse=True, params=range(int(os.environ.get("TINYSSD_OPS_SIMT_SEEDS", "1"))), ids=lambda k: f"seed{k}"
+    )
+    def simt_seed(request: pytest.FixtureRequest) -> None:
+        """An order of blocks and threads that is the test's own, the same in every run."""
+        _MACHINE.simt_set_seed(ctypes.c_uint64(zlib.crc32(request.node.nodeid.encode())))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +19,7 @@ if not (ROOT / "benchmarks").is_dir():
     pytest.skip("the benchmarks folder is not part of this copy", allow_module_level=True)
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import agreement, report, results  # noqa: E402
+from benchmarks import agreement, gpu_gate, parity, report, results, runner, suite, targets  # noqa: E402
 from benchmarks.__main__ import _command, refuse_fallback  # noqa: E402
 from benchmarks.measure import Timed, Timing, side_by_side, summarize  # noqa: E402
 from benchmarks.results import PeerResult, Row, Run  # noqa: E402
@@ -149,6 +151,76 @@ def test_committed_tables_are_what_the_committed_results_give():
         pytest.skip("no benchmark results are committed")
     for path, text in report.texts(ROOT).items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run python -m benchmarks.report"
+
+
+def test_promises_are_of_rows_that_exist():
+    names = {(case.op, case.inputs, case.label) for case in suite.cases(suite.Trained(None, Path()), quick=False)}
+    keys = {key for target in targets.TARGETS for key in target.rows} | set(targets._CUDA_EXTRA)
+    assert {(op, kind.removesuffix(targets.CAPTURED), label) for op, kind, label in keys} <= names
+
+
+def test_a_promise_says_whether_it_is_met():
+    target = targets.faster_than("torchvision", "nms", ("nms", "random", "N=20,000"), 2, 10)
+    rows = {row.key: row for row in example_run().rows}
+    met = targets.verdict(target, rows)
+    assert str(met) == "2 threads nms: times as fast as torchvision >= 10: 40.00, met (ours 1.00 ms)"
+    assert targets.verdict(replace(target, bound=50), rows).met is False
+    (cuda,) = targets.on_cuda(replace(target, value=lambda rows: None))
+    assert targets.verdict(cuda, rows).met is None
+    assert cuda.name.startswith("cuda nms")
+
+
+def test_a_row_that_breaks_is_an_error_of_its_own(capsys):
+    def breaks(*args):
+        raise RuntimeError("no\nmemory")
+
+    cpu = torch.device("cpu")
+    case = replace(next(suite.box_iou_cases()), run=breaks)
+    assert runner.run_case(case, cpu, 0, "native").error == "RuntimeError: no memory"
+    assert runner.run_captured(case, cpu, 0).key == ("box_iou", "random, captured", "100 x 100")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_torchvision_lists_are_compared_with_padded_ones():
+    ours = torch.tensor([[2, 0, -1], [1, -1, -1]]), torch.tensor([2, 1])
+    lists = [torch.tensor([2, 0]), torch.tensor([1])]
+    assert agreement.torchvision_kept_lists(ours, lists).same
+    assert not agreement.torchvision_kept_lists(ours, lists[::-1]).same
+
+
+def test_parity_finds_what_differs(tmp_path, monkeypatch):
+    """On the CPU, where the reference takes the place of the CUDA kernels."""
+    import tinyssd_ops
+
+    if tinyssd_ops.info()["backends"]["cpu"]["backend"] != "native":
+        pytest.skip("parity compares kernels")
+    assert parity.main(["--device", "cpu", "--batches", "2"]) == 0
+    monkeypatch.setattr(parity, "_other", lambda op, device: lambda *args, **options: torch.zeros(3))
+    assert parity.main(["--device", "cpu", "--batches", "1", "--out", str(tmp_path)]) == 1
+    assert torch.load(tmp_path / "mismatch.pt")["op"] == "nms_padded"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gate_says_that_there_is_no_gpu(tmp_path, capsys):
+    assert gpu_gate.main(["--out", str(tmp_path / "gate")]) == 2
+    assert capsys.readouterr().err.startswith("No GPU, so the gate cannot run: ")
+    assert not (tmp_path / "gate").exists()
+
+
+def test_the_gate_writes_a_page(tmp_path):
+    run = dataclasses.asdict(example_run())
+    bench = {"targets": [{"name": "nms", "value": 3.0, "met": False, "note": "slow"}], "run": run}
+    parts = [
+        gpu_gate.Result("build", "failed", "exit status 1", 3.0, tail="error: no such file"),
+        gpu_gate.Result("bench", "failed", "0 of 1 promises met", 9.0, bench),
+    ]
+    gpu_gate.write(tmp_path, "python -m benchmarks.gpu_gate", "2026-01-01 00:00 UTC", {"device": "GPU"}, parts)
+    page = (tmp_path / "gate.md").read_text(encoding="utf-8")
+    assert "| build | **failed** | 3 | exit status 1 |" in page
+    assert "error: no such file" in page
+    assert "- nms: 3.00, NOT MET (slow)" in page
+    assert "| nms random N=20,000 | 1000.0 µs |" in page
+    assert json.loads((tmp_path / "gate.json").read_text())["parts"][1]["verdict"] == "failed"
 
 
 def test_all_sides_agree_on_tiny_inputs(tmp_path):

@@ -79,7 +79,7 @@ def test_mixed_dtypes(ops, dtype1, dtype2, result):
 
 
 def test_matches_torchvision(ops):
-    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
+    torchvision = cases.torchvision()
     boxes = cases.clustered(100)
     torch.testing.assert_close(ops.box_iou(boxes, boxes), torchvision.ops.box_iou(boxes, boxes))
 

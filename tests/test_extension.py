@@ -17,6 +17,7 @@ PACKAGE = Path(tinyssd_ops.__file__).resolve().parent
 # "native" where this process serves the CPU natively: a source tree may hold a library that the environment refuses.
 SERVED = tinyssd_ops.info()["backends"]["cpu"]["backend"]
 NATIVE = pytest.mark.skipif(SERVED != "native", reason="no native kernels here")
+LIBRARIES = pytest.mark.parametrize("name", ["_C", "_C_cuda"])
 
 
 def _python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -111,8 +112,17 @@ def test_import_needs_torch_alone():
     assert result.stdout.strip() == "imported", result.stderr
 
 
-def _symbols(*options: str) -> list[str]:
-    library = sys.modules["tinyssd_ops._C"].__file__
+def _library(name: str) -> Path:
+    """The library file; _C_cuda may be built and not loaded, by a torch without CUDA: it lies beside the other."""
+    folder = Path(str(sys.modules["tinyssd_ops._C"].__file__)).parent
+    found = sorted(folder.glob(f"{name}.*"))
+    if not found:
+        pytest.skip(f"{name} was not built")
+    return found[0]
+
+
+def _symbols(name: str, *options: str) -> list[str]:
+    library = _library(name)
     nm = shutil.which("nm")
     if nm is None:
         pytest.skip("no nm to list symbols with")
@@ -121,16 +131,25 @@ def _symbols(*options: str) -> list[str]:
 
 
 @NATIVE
-def test_uses_only_the_stable_abi():
+@LIBRARIES
+def test_uses_only_the_stable_abi(name):
     """No C++ symbol of libtorch, whose C++ ABI changes with every release: only its C shims."""
-    undefined = _symbols("--undefined-only")
+    undefined = _symbols(name, "--undefined-only")
     mangled = [s for s in undefined if s.startswith("_Z") and any(p in s for p in ("3c10", "2at", "5torch", "5caffe"))]
     assert not mangled
     assert any(s.startswith(("aoti_torch_", "torch_")) for s in undefined)
 
 
 @NATIVE
-def test_exports_only_the_module():
-    exported = [s for s in _symbols("--defined-only") if "tinyssd" in s]
-    assert not exported
-    assert "PyInit__C" in _symbols("--defined-only")
+def test_carries_the_cuda_runtime():
+    """The static runtime is linked: no libcudart is looked for, and none of another version is met."""
+    undefined = _symbols("_C_cuda", "--undefined-only")
+    assert not [s for s in undefined if s.startswith(("cuda", "__cuda"))]
+
+
+@NATIVE
+@LIBRARIES
+def test_exports_only_the_module(name):
+    defined = _symbols(name, "--defined-only")
+    assert not [s for s in defined if "tinyssd" in s]
+    assert f"PyInit_{name}" in defined

@@ -55,6 +55,16 @@ def test_parity_padded(other, n, most, least):
         assert_same(other.nms_padded(*args), reference.nms_padded(*args))
 
 
+@pytest.mark.parametrize("n", [1000, 3000, 5000])
+def test_parity_many(other, n):
+    """Around the sizes at which the CUDA kernels change their ways, with and without a filter."""
+    boxes = torch.stack([cases.clustered(n, 1), cases.mixed_sizes(n, 2)])
+    scores = torch.stack([cases.random_scores(n), cases.repeated_scores(n)])
+    for ids, least in ((None, 0.1), (cases.class_ids(2 * n, 5).view(2, n), None)):
+        args = (boxes, scores, 0.4, ids, least, 100)
+        assert_same(other.nms_padded(*args), reference.nms_padded(*args))
+
+
 @pytest.mark.parametrize("kind", cases.BOXES)
 def test_oracle(ops, kind):
     boxes, ids = cases.BOXES[kind](40), cases.class_ids(40, 3)
@@ -129,7 +139,7 @@ def test_empty(ops):
 
 
 def test_matches_torchvision(ops):
-    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
+    torchvision = cases.torchvision()
     boxes, scores, ids = cases.clustered(500), cases.random_scores(500), cases.class_ids(500, 4)
     for threshold in THRESHOLDS:
         assert_same(ops.nms(boxes, scores, threshold), torchvision.ops.nms(boxes, scores, threshold))

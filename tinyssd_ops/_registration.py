@@ -6,6 +6,7 @@ the reference's. The kernels themselves compute half-precision inputs in float32
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,10 @@ from torch.utils._pytree import tree_map
 
 from tinyssd_ops import _checks, reference
 
-_OPS = torch.ops.tinyssd_ops
 
-
-def register() -> None:
-    """Registers all of it; once, after the native library has defined the ops."""
+def register(namespace: str = "tinyssd_ops") -> None:
+    """Registers all of it; once, after a library has defined the ops in the namespace."""
+    ops = getattr(torch.ops, namespace)
     fakes: dict[str, Callable[..., Any]] = {
         "box_iou": _fake_box_iou,
         "box_iou_backward": _fake_box_iou_backward,
@@ -33,21 +33,22 @@ def register() -> None:
         "detect": _fake_detect,
     }
     for name, fake in fakes.items():
-        torch.library.register_fake(f"tinyssd_ops::{name}", fake)
-    torch.library.register_autograd("tinyssd_ops::box_iou", _box_iou_backward, setup_context=_save_boxes)
+        torch.library.register_fake(f"{namespace}::{name}", fake)
+    backward = functools.partial(_box_iou_backward, ops)
+    torch.library.register_autograd(f"{namespace}::box_iou", backward, setup_context=_save_boxes)
     for name in ("multibox_target", "multibox_detection", "detect"):
         # Float results that are constants to the model: no gradient flows, and autograd is told so.
-        torch.library.register_autograd(f"tinyssd_ops::{name}", _no_gradient, setup_context=_mark_constant)
-    rules = {
-        "box_iou": _vmap_box_iou,
-        "assign_anchors": _vmap_assign_anchors,
-        "multibox_target": _vmap_images(_OPS.multibox_target, shared=0),
-        "nms_padded": _vmap_images(_OPS.nms_padded),
-        "multibox_detection": _vmap_images(_OPS.multibox_detection, shared=2),
-        "detect": _vmap_images(_OPS.detect, shared=2),
+        torch.library.register_autograd(f"{namespace}::{name}", _no_gradient, setup_context=_mark_constant)
+    rules: dict[str, Callable[..., Any]] = {
+        "box_iou": functools.partial(_vmap_box_iou, ops),
+        "assign_anchors": functools.partial(_vmap_assign_anchors, ops),
+        "multibox_target": _vmap_images(ops.multibox_target, shared=0),
+        "nms_padded": _vmap_images(ops.nms_padded),
+        "multibox_detection": _vmap_images(ops.multibox_detection, shared=2),
+        "detect": _vmap_images(ops.detect, shared=2),
     }
     for name, rule in rules.items():
-        torch.library.register_vmap(f"tinyssd_ops::{name}", rule)
+        torch.library.register_vmap(f"{namespace}::{name}", rule)
 
 
 def _fake_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -129,7 +130,7 @@ def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None
     ctx.save_for_backward(*inputs)
 
 
-def _box_iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _box_iou_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     boxes1, boxes2 = ctx.saved_tensors
     if torch.is_grad_enabled():
         # Somebody will differentiate the gradient: plain Torch knows how.
@@ -140,7 +141,7 @@ def _box_iou_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return tuple(next(found) if view.requires_grad else None for view in views)
     batch = grad.shape[:-2]
     flat1, flat2 = (b.expand(*batch, *b.shape[-2:]).reshape(batch.numel(), *b.shape[-2:]) for b in (boxes1, boxes2))
-    grads = _OPS.box_iou_backward(grad.reshape(batch.numel(), *grad.shape[-2:]), flat1, flat2)
+    grads = ops.box_iou_backward(grad.reshape(batch.numel(), *grad.shape[-2:]), flat1, flat2)
     return tuple(
         g.reshape(*batch, *b.shape[-2:]).sum_to_size(b.shape).to(b.dtype)
         for g, b in zip(grads, (boxes1, boxes2), strict=True)
@@ -170,12 +171,14 @@ def _in_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _vmap_box_iou(info: Any, in_dims: tuple[int | None, ...], boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, int]:
+def _vmap_box_iou(
+    ops: Any, info: Any, in_dims: tuple[int | None, ...], boxes1: Tensor, boxes2: Tensor
+) -> tuple[Tensor, int]:
     # Equal ranks before the mapped dimension goes in front, so that leading sizes still broadcast among themselves.
     fronts = [_in_front(b, dim, info.batch_size) for b, dim in zip((boxes1, boxes2), in_dims, strict=True)]
     rank = max(front.dim() for front in fronts)
     padded = [front.reshape(front.shape[0], *[1] * (rank - front.dim()), *front.shape[1:]) for front in fronts]
-    return _OPS.box_iou(*padded), 0
+    return ops.box_iou(*padded), 0
 
 
 def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[..., tuple[Any, Any]]:
@@ -208,8 +211,8 @@ def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[
     return rule
 
 
-def _vmap_assign_anchors(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-    rule = _vmap_images(_OPS.assign_anchors, shared=0)
+def _vmap_assign_anchors(ops: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    rule = _vmap_images(ops.assign_anchors, shared=0)
     if args[1].dim() - (in_dims[1] is not None) == 3:
         return rule(info, in_dims, *args)
     # One image each: give every image list a batch of one, and take it off again.

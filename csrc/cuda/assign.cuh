@@ -93,7 +93,6 @@ __global__ void __launch_bounds__(kTile) match_kernel(
       for (int warp = 0; warp < kTile / kWarp; ++warp) largest = larger(largest, shared.best[threadIdx.x][warp]);
       tile_best[(first + threadIdx.x) * tiles + tile] = largest;
     }
-    __syncthreads();
   }
   if (!exists) return;
   const int64_t slot = image * num_anchors + anchor;

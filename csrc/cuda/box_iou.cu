@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) box_iou_kernel(
     areas[i] = area(own[i]);
   }
   const int64_t first = int64_t{row_tile} * kRows * blockDim.y + threadIdx.y;
-#pragma unroll 4
+#pragma unroll 2
   for (int r = 0; r < kRows; ++r) {
     const int64_t row = first + static_cast<int64_t>(r) * blockDim.y;
     if (row >= rows) return;

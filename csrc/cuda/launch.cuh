@@ -11,6 +11,8 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #ifndef USE_CUDA
 // Declared by the header above only where torch itself was built with CUDA; they live in libtorch_cuda.
@@ -101,13 +103,17 @@ class Scratch {
   template <class T>
   Array<T> add(int64_t count) {
     constexpr int64_t kAlignment = 256;
-    const int64_t offset = bytes_;
-    bytes_ += ceil_div(count * static_cast<int64_t>(sizeof(T)), kAlignment) * kAlignment;
+    const int64_t offset = bytes_, end = offset + count * static_cast<int64_t>(sizeof(T));
+    bytes_ = (end / kAlignment + 1) * kAlignment;  // never without a gap
+    gaps_.push_back({end, bytes_});
     return {offset};
   }
   void allocate(const Tensor& like) {
     memory_ = torch::stable::new_empty(like, {larger(bytes_, int64_t{1})}, ScalarType::Byte);
     base_ = static_cast<unsigned char*>(memory_->mutable_data_ptr());
+#if !defined(__CUDACC__)
+    for (const auto& [begin, end] : gaps_) simt_guard(base_ + begin, end - begin);
+#endif
   }
   template <class T>
   T* get(Array<T> array) const {
@@ -116,6 +122,7 @@ class Scratch {
 
  private:
   int64_t bytes_ = 0;
+  std::vector<std::pair<int64_t, int64_t>> gaps_;  // behind each array; the tests watch them
   std::optional<Tensor> memory_;
   unsigned char* base_ = nullptr;
 };

@@ -26,12 +26,11 @@ __global__ void __launch_bounds__(kRowThreads) detection_rows_kernel(
   const int64_t first = blockIdx.x * num_anchors;
   const int64_t kept = counts[blockIdx.x];
   for (int64_t k = threadIdx.x; k < kept; k += kRowThreads) row_of[first + keep[first + k]] = static_cast<int>(k);
-  int64_t objects = 0;
+  int64_t objects = 0;  // counted over the whole image, so row_of is complete after it
   for (int64_t base = 0; base < num_anchors; base += kRowThreads) {
     const int64_t anchor = base + threadIdx.x;
     objects += __syncthreads_count(anchor < num_anchors && decoded.classes[first + anchor] > 0);
   }
-  __syncthreads();  // row_of is complete
   int64_t next_suppressed = kept, next_background = objects;
   for (int64_t base = 0; base < num_anchors; base += kRowThreads) {
     const int64_t anchor = base + threadIdx.x, i = first + anchor;

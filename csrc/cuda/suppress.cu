@@ -22,7 +22,9 @@ void suppress(
   if (suppress_small<T, 512, 2>(scope, in, num_images, threshold, most, keep, counts, limit)) return;
   if (suppress_small<T, 512, 8>(scope, in, num_images, threshold, most, keep, counts, limit)) return;
   if constexpr (sizeof(T) == 4) {
-    if (suppress_small<T, 512, 16>(scope, in, num_images, threshold, most, keep, counts, limit)) return;
+    // Beyond about 4,096 candidates one multiprocessor an image takes too long, but few of a detector's are candidates.
+    const bool few = in.keys != nullptr || in.filtered;
+    if (few && suppress_small<T, 512, 16>(scope, in, num_images, threshold, most, keep, counts, limit)) return;
   }
   suppress_large(scope, like, in, num_images, threshold, most, keep, counts);
 }

@@ -193,7 +193,8 @@ judge(const Field<T, Index>& field, const Candidates<T>& in, int64_t image, cons
       if (by_class && in.class_id(image, field.order[other]) != class_id) continue;
       const Index rival_state = field.states[other];
       if (rival_state == S::kKept) return S::kSuppressed;
-      if (rival_state != S::kSuppressed) blocker = other;
+      // The highest in rank is the likeliest to be kept: then this box is suppressed without another search.
+      if (rival_state != S::kSuppressed && other < blocker) blocker = other;
     }
   }
   return blocker;

@@ -101,13 +101,12 @@ __global__ void __launch_bounds__(kThreads) suppress_small_kernel(
     store_box(arrays.boxes + slot, in.box(image, arrays.order[rank]));
     arrays.ranks[slot] = static_cast<uint16_t>(rank);
   }
-  __syncthreads();
 
   const Field<T, uint16_t> field = {arrays.boxes,  arrays.ranks, starts,        arrays.order,
                                     arrays.states, kMask,        arrays.levels, threshold};
   const int slots = starts[Shared::kBuckets + 1];
   bool waiting = slots > 0;
-  while (__syncthreads_or(waiting)) {
+  while (__syncthreads_or(waiting)) {  // the first time: until the slots are filled
     waiting = false;
     for (int base = 0; base < slots; base += kThreads) {
       const int slot = base + thread;

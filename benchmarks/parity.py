@@ -1,0 +1,193 @@
+"""``python -m benchmarks.parity``: random batches through the CPU kernels and the CUDA kernels, results compared.
+
+The inputs are of every kind that the tests know (clustered, identical, broken, of mixed sizes ...), of random sizes.
+Integers must be the same; so must the floats, but for the offsets of ``multibox_target``, whose logarithm may differ in
+the last place. The first call that differs is saved with both results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+import tinyssd_ops
+from benchmarks import inputs
+from tinyssd_ops import reference
+
+# The kinds of inputs are those of the tests, which are no package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import cases
+
+_LARGEST, _RARE_LARGEST = 2_000, 20_000
+_HUGE = 500_000
+_OFFSET_TOLERANCE = 1e-6
+# After a fault of the device every call fails.
+_ENOUGH_MISMATCHES = 50
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op and its arguments, on the CPU."""
+
+    op: str
+    args: tuple[Any, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Count:
+    """What has been compared so far; ``mismatches`` counts calls."""
+
+    calls: int = 0
+    integers: int = 0
+    mismatches: int = 0
+    first: str = ""
+
+
+class Draw:
+    """Random choices from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._random = torch.Generator().manual_seed(seed)
+
+    def integer(self, low: int, high: int) -> int:
+        """From low to high, both included, small numbers as likely as large ones."""
+        share = torch.rand((), generator=self._random).item()
+        return min(high, math.floor(low * ((high + 1) / low) ** share))
+
+    def one_of(self, choices: Sequence[Any]) -> Any:
+        """One of them."""
+        return choices[int(torch.randint(len(choices), (), generator=self._random))]
+
+
+def batch(seed: int) -> Iterator[Call]:
+    """One call of every op, or two, on inputs that the seed decides."""
+    draw = Draw(seed)
+    largest = _RARE_LARGEST if seed % 100 == 99 else _LARGEST
+    images, size = draw.integer(1, 8), draw.integer(2, largest)
+    threshold = draw.one_of(cases.THRESHOLDS)
+    boxes = torch.stack([draw.one_of(list(cases.BOXES.values()))(size, 100 * seed + i) for i in range(images)])
+    scores = draw.one_of(list(cases.SCORES.values()))(images * size, seed).view(images, size)
+    ids = draw.one_of(list(cases.CLASS_IDS.values()))(images * size).view(images, size)
+    least = draw.one_of([0.0, 0.2, 0.6, 2.0])
+    yield Call("nms_padded", (boxes, scores, threshold))
+    yield Call("nms_padded", (boxes, scores, threshold), {"class_ids": ids})
+    limits = {"class_ids": ids, "score_threshold": least, "max_output": draw.integer(1, size)}
+    yield Call("nms_padded", (boxes, scores, threshold), limits)
+    yield Call("nms", (boxes[0], scores[0], threshold))
+    yield Call("batched_nms", (boxes.flatten(0, 1), scores.flatten(), ids.flatten(), threshold))
+
+    anchors = draw.one_of(list(cases.BOXES.values()))(draw.integer(2, largest), seed + 1)
+    labels = cases.labels(images, draw.integer(1, 100), seed)
+    if draw.one_of([True, False]):
+        kind = draw.one_of(list(cases.BOXES.values()))
+        labels[..., 1:] = kind(max(2, labels.shape[:2].numel()), seed + 2)[: labels.shape[:2].numel()].view_as(
+            labels[..., 1:]
+        )
+    valid = draw.one_of([None, labels[..., 0] >= 0])
+    yield Call("assign_anchors", (anchors, labels[..., 1:].contiguous(), valid, threshold))
+    yield Call("multibox_target", (anchors, labels, threshold))
+
+    predictions = cases.predictions(images, draw.integer(1, 24), draw.integer(1, largest // 2), seed)
+    yield Call("multibox_detection", (*predictions, threshold, draw.one_of([0.01, 0.3])))
+    options = {"max_detections": draw.integer(1, 300), "class_agnostic": draw.one_of([True, False])}
+    yield Call("detect", (*predictions, threshold, draw.one_of([0.01, 0.2])), options)
+
+
+def huge() -> Iterator[Call]:
+    """NMS of half a million boxes."""
+    boxes, scores = inputs.random_boxes(_HUGE, 1), inputs.scores(_HUGE, 1)
+    yield Call("nms", (boxes, scores, 0.5))
+    yield Call("nms", (inputs.disjoint_boxes(_HUGE, 2), scores, 0.5))
+    yield Call("batched_nms", (boxes, scores, inputs.class_ids(_HUGE, 80, 1), 0.5))
+
+
+def difference(op: str, expected: Any, actual: Any) -> str:
+    """In what two results differ; "" if in nothing."""
+    ours, theirs = tree_leaves(expected), tree_leaves(actual)
+    if len(ours) != len(theirs):
+        return f"{len(ours)} results and {len(theirs)}"
+    for place, (one, two) in enumerate(zip(ours, theirs, strict=True)):
+        if one.shape != two.shape or one.dtype != two.dtype:
+            return f"result {place}: {one.dtype} {list(one.shape)} and {two.dtype} {list(two.shape)}"
+        tolerance = _OFFSET_TOLERANCE if (op, place) == ("multibox_target", 0) else 0
+        same = torch.isclose(one, two, rtol=tolerance, atol=tolerance, equal_nan=one.is_floating_point())
+        if not same.all():
+            where = (~same).nonzero()[0].tolist()
+            values = f"{one[tuple(where)].item()} and {two[tuple(where)].item()} at {where}"
+            return f"result {place}: {int((~same).sum())} of {same.numel()} values differ, first {values}"
+    return ""
+
+
+def compare(calls: Iterator[Call], device: torch.device, what: str, count: Count, out: Path | None) -> None:
+    """Calls the ops on the CPU and on the device, and counts what differs; saves the first call that does."""
+    for call in calls:
+        expected = getattr(tinyssd_ops, call.op)(*call.args, **call.options)
+        count.calls += 1
+        count.integers += sum(t.numel() for t in tree_leaves(expected) if not t.is_floating_point())
+        actual = None
+        try:
+            args, options = tree_map_only(Tensor, lambda t: t.to(device), (call.args, call.options))
+            actual = tree_map_only(Tensor, lambda t: t.cpu(), _other(call.op, device)(*args, **options))
+            differs = difference(call.op, expected, actual)
+        except RuntimeError as error:
+            differs = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if differs:
+            count.mismatches += 1
+            print(f"{what}: {call.op}: {differs}", flush=True)
+        if differs and not count.first:
+            count.first = f"{what}: {call.op}: {differs}"
+            if out is not None:
+                contents = {"op": call.op, "args": call.args, "options": call.options}
+                torch.save({**contents, "expected": expected, "actual": actual}, out / "mismatch.pt")
+
+
+def _other(op: str, device: torch.device) -> Callable[..., Any]:
+    """The CUDA kernel; on the CPU, where the program itself is tested, the Torch reference."""
+    return getattr(tinyssd_ops if device.type == "cuda" else reference, op)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Compares; returns 1 if a result differs."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=(__doc__ or "").split(": ")[1])
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help="cpu: the Torch reference there")
+    parser.add_argument("--batches", type=int, default=1_000)
+    parser.add_argument("--first", type=int, default=0, metavar="SEED", help="the first batch's seed")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="draw no more batches after this time")
+    parser.add_argument("--out", type=Path, help="folder for mismatch.pt")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the counts to this file")
+    options = parser.parse_args(argv)
+    device = torch.device(options.device)
+    serving = tinyssd_ops.info()["backends"]
+    for name in {"cpu", options.device}:
+        if serving[name]["backend"] != "native":
+            raise SystemExit(f"no native kernels for {name}: {serving[name]['why']}")
+    started, count, drawn = time.perf_counter(), Count(), 0
+    if device.type == "cuda":
+        compare(huge(), device, f"{_HUGE:,} boxes", count, options.out)
+    for seed in range(options.first, options.first + options.batches):
+        if time.perf_counter() - started > options.seconds or count.mismatches >= _ENOUGH_MISMATCHES:
+            break
+        compare(batch(seed), device, f"batch {seed}", count, options.out)
+        drawn += 1
+    figures = {"batches": drawn, **vars(count), "seconds": round(time.perf_counter() - started, 1)}
+    print(json.dumps(figures))
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures) + "\n", encoding="utf-8")
+    return 1 if count.mismatches or drawn < options.batches else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

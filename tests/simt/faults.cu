@@ -1,0 +1,439 @@
+// Kernels with a planted fault, each beside the same kernel without it: tests/test_simt.py shows that the machine
+// tells them apart. `faults sum good 20` prints a line for each of 20 seeds: what the case computed, or the error.
+#include <cuda_runtime.h>
+#include <cub/cub.cuh>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr int kThreads = 128, kBlocks = 4, kItems = 3;
+constexpr unsigned kAll = 0xffffffffu;
+
+template <class T>
+T* shared_as() {
+  return static_cast<T*>(simt_shared_memory());
+}
+
+// A heap block of the exact size, as a tensor has, filled with -1.
+template <class T>
+struct Array {
+  explicit Array(int size) : values(size, static_cast<T>(-1)) { values.shrink_to_fit(); }
+  T* data() { return values.data(); }
+  std::vector<T> values;
+};
+
+template <class... Parameters, class... Arguments>
+void launch(int blocks, size_t shared_bytes, void (*kernel)(Parameters...), Arguments... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = static_cast<unsigned>(blocks);
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = shared_bytes;
+  if (const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...)) {
+    throw std::runtime_error(cudaGetErrorString(error));
+  }
+}
+
+// -- A reduction through shared memory.
+
+__global__ void sum_kernel(int barrier, int* __restrict__ out) {
+  int* partial = shared_as<int>();
+  const int thread = static_cast<int>(threadIdx.x);
+  partial[thread] = thread;
+  for (int step = kThreads / 2; step > 0; step /= 2) {
+    if (barrier) __syncthreads();
+    if (thread < step) partial[thread] += partial[thread + step];
+  }
+  if (thread == 0) out[blockIdx.x] = partial[0];
+}
+
+std::vector<long> sum(bool good) {
+  Array<int> out(kBlocks);
+  launch(kBlocks, kThreads * sizeof(int), sum_kernel, good, out.data());
+  return {out.values.begin(), out.values.end()};
+}
+
+// -- Indices one beyond the end.
+
+__global__ void shared_neighbour_kernel(int last, int* __restrict__ out) {
+  int* values = shared_as<int>();
+  const int thread = static_cast<int>(threadIdx.x);
+  values[thread] = thread;
+  __syncthreads();
+  out[thread] = values[std::min(thread + 1, last)];
+}
+
+std::vector<long> shared_neighbour(bool good) {
+  Array<int> out(kThreads);
+  launch(1, kThreads * sizeof(int), shared_neighbour_kernel, good ? kThreads - 1 : kThreads, out.data());
+  return {std::accumulate(out.values.begin(), out.values.end(), 0L)};
+}
+
+__global__ void global_neighbour_kernel(const int* __restrict__ in, int last, int* __restrict__ out) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  out[i] = __ldg(in + std::min(i + 1, last));
+}
+
+std::vector<long> global_neighbour(bool good) {
+  const int size = kBlocks * kThreads;
+  Array<int> in(size), out(size);
+  launch(kBlocks, 0, global_neighbour_kernel, in.data(), good ? size - 1 : size, out.data());
+  return {std::accumulate(out.values.begin(), out.values.end(), 0L)};
+}
+
+// Two arrays in one allocation, with a gap between them.
+std::vector<long> gap(bool good) {
+  const int size = kBlocks * kThreads;
+  Array<int> both(2 * size + 8), out(size);
+  simt_guard(both.data() + size, 8 * sizeof(int));
+  launch(kBlocks, 0, global_neighbour_kernel, both.data(), good ? size - 1 : size, out.data());
+  return {std::accumulate(out.values.begin(), out.values.end(), 0L)};
+}
+
+__global__ void misaligned_kernel(const float* __restrict__ in, float* __restrict__ out) {
+  out[threadIdx.x] = reinterpret_cast<const float4*>(in)->y;
+}
+
+std::vector<long> misaligned(bool good) {
+  Array<float> in(9), out(kThreads);
+  launch(1, 0, misaligned_kernel, in.data() + (good ? 4 : 3), out.data());
+  return {static_cast<long>(out.values[5])};
+}
+
+// -- The index of the largest of many equal values.
+
+__global__ void argmax_kernel(int by_arrival, const int* __restrict__ values, unsigned long long* __restrict__ best) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (by_arrival) {
+    if (values[i] == 7) atomicExch(best, i);
+  } else {
+    // The larger value; of equal ones the lower index.
+    atomicMax(best, static_cast<unsigned long long>(values[i]) << 32 | (kAll - i));
+  }
+}
+
+std::vector<long> argmax(bool good) {
+  Array<int> values(kBlocks * kThreads);
+  for (size_t i = 0; i < values.values.size(); ++i) values.values[i] = i % 50 == 49 ? 7 : static_cast<int>(i % 7);
+  Array<unsigned long long> best(1);
+  best.values[0] = 0;
+  launch(kBlocks, 0, argmax_kernel, !good, values.data(), best.data());
+  return {static_cast<long>(good ? kAll - static_cast<unsigned>(best.values[0]) : best.values[0])};
+}
+
+// -- A barrier that not all threads reach, though all go on.
+
+__global__ void barrier_kernel(int good, int* __restrict__ out) {
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread >= 96) return;  // holds up nobody
+  if (good || thread < 40) __syncthreads();
+  out[thread] = __syncthreads_count(thread % 3 == 0);
+}
+
+std::vector<long> barrier(bool good) {
+  Array<int> out(kThreads);
+  launch(1, 0, barrier_kernel, good, out.data());
+  return {out.values[5], out.values[127]};
+}
+
+__global__ void two_barriers_kernel(int good, int* __restrict__ out) {
+  if (good || threadIdx.x % 2 == 0) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  out[threadIdx.x] = 1;
+}
+
+std::vector<long> two_barriers(bool good) {
+  Array<int> out(kThreads);
+  launch(1, 0, two_barriers_kernel, good, out.data());
+  return {out.values[3]};
+}
+
+// -- Warp operations that lack a lane, or mix two operations.
+
+__global__ void missing_lane_kernel(int good, int* __restrict__ out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane == 9 && !good) return;
+  out[threadIdx.x] = __shfl_xor_sync(kAll, lane, 1);
+}
+
+std::vector<long> missing_lane(bool good) {
+  Array<int> out(kThreads);
+  launch(1, 0, missing_lane_kernel, good, out.data());
+  return {out.values[4], out.values[37]};
+}
+
+__global__ void missing_lane_at_barrier_kernel(int good, int* __restrict__ out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (good || lane != 9) out[threadIdx.x] = static_cast<int>(__ballot_sync(kAll, lane < 4));
+  __syncthreads();
+}
+
+std::vector<long> missing_lane_at_barrier(bool good) {
+  Array<int> out(kThreads);
+  launch(1, 0, missing_lane_at_barrier_kernel, good, out.data());
+  return {out.values[4]};
+}
+
+__global__ void halves_kernel(int good, int* __restrict__ out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const unsigned half = lane < 16 ? 0xffffu : 0xffff0000u;
+  // Each half of a warp may go its own way, if its masks say so.
+  out[threadIdx.x] = lane < 16 ? __reduce_add_sync(good ? half : kAll, lane) : __reduce_max_sync(good ? half : kAll, 3);
+}
+
+std::vector<long> halves(bool good) {
+  Array<int> out(kThreads);
+  launch(1, 0, halves_kernel, good, out.data());
+  return {out.values[0], out.values[127]};
+}
+
+__global__ void outsider_kernel(int good, int* __restrict__ out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (lane < 8) out[threadIdx.x] = __any_sync(good ? 0xffu : 0x7fu, lane == 2);
+}
+
+std::vector<long> outsider(bool good) {
+  Array<int> out(kThreads);
+  launch(1, 0, outsider_kernel, good, out.data());
+  return {out.values[0], out.values[8]};
+}
+
+// -- Threads that wait for memory: for a block that cannot come, or for one another.
+
+__global__ void spin_kernel(int flag, int* __restrict__ flags) {
+  if (threadIdx.x == 40) atomicExch(flags + blockIdx.x, 1);
+  while (__ldcg(flags + flag) != 1) {
+  }
+}
+
+std::vector<long> spin(bool good) {
+  Array<int> flags(2);
+  launch(1, 0, spin_kernel, good ? 0 : 1, flags.data());
+  return {flags.values[0]};
+}
+
+// -- CUB: a sort and a scan in the same storage, with and without the barrier between them.
+
+using Sort = cub::BlockRadixSort<unsigned, kThreads, kItems, int>;
+using Scan = cub::BlockScan<int, kThreads>;
+
+union Storage {
+  Sort::TempStorage sort;
+  Scan::TempStorage scan;
+};
+
+__global__ void sort_and_scan_kernel(int barrier, const unsigned* __restrict__ in, int* __restrict__ out) {
+  auto& storage = *shared_as<Storage>();
+  unsigned keys[kItems];
+  int values[kItems], before[kItems], total;
+  for (int i = 0; i < kItems; ++i) {
+    values[i] = static_cast<int>(threadIdx.x) * kItems + i;
+    keys[i] = in[values[i]];
+  }
+  Sort(storage.sort).Sort(keys, values, 2, 10);
+  if (barrier) __syncthreads();
+  Scan(storage.scan).ExclusiveSum(values, before, total);
+  for (int i = 0; i < kItems; ++i) {
+    out[threadIdx.x * kItems + i] = values[i];
+    out[(kThreads + threadIdx.x) * kItems + i] = before[i] + total;
+  }
+}
+
+std::vector<long> sort_and_scan(bool good) {
+  const int size = kThreads * kItems;
+  Array<unsigned> in(size);
+  std::mt19937 numbers(1);
+  for (unsigned& key : in.values) key = static_cast<unsigned>(numbers());
+  Array<int> out(2 * size);
+  launch(1, sizeof(Storage), sort_and_scan_kernel, good, in.data(), out.data());
+
+  std::vector<int> expected(size);
+  std::iota(expected.begin(), expected.end(), 0);
+  const auto key = [&](int i) { return in.values[i] >> 2 & 255; };
+  std::stable_sort(expected.begin(), expected.end(), [&](int a, int b) { return key(a) < key(b); });
+  long wrong = 0, checksum = 0;
+  int running = size * (size - 1) / 2;
+  for (int i = 0; i < size; ++i) {
+    wrong += out.values[i] != expected[i] || out.values[size + i] != running;
+    checksum = 31 * checksum % 1000003 + out.values[i] + out.values[size + i];
+    running += expected[i];
+  }
+  return good ? std::vector{wrong} : std::vector{wrong, checksum};
+}
+
+// -- What has no faulty twin: results that a formula gives.
+
+template <class T>
+__global__ void warp_kernel(T* __restrict__ out) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  T* row = out + 8 * threadIdx.x;
+  const T mine = static_cast<T>(10 * lane);
+  row[0] = __shfl_sync(kAll, mine, 5);
+  row[1] = __shfl_up_sync(kAll, mine, 2, 8);
+  row[2] = __shfl_down_sync(kAll, mine, 2, 8);
+  row[3] = __shfl_xor_sync(kAll, mine, 3);
+  row[4] = static_cast<T>(__popc(__ballot_sync(kAll, lane > 20)));
+  row[5] = static_cast<T>(__popc(__match_any_sync(kAll, lane % 5)));
+  row[6] = static_cast<T>(__reduce_min_sync(kAll, lane - 3));
+  row[7] = static_cast<T>(__all_sync(kAll, lane < 32) + __any_sync(kAll, lane == 32));
+}
+
+template <class T>
+long wrong_of_warp() {
+  Array<T> out(8 * kThreads);
+  launch(1, 0, warp_kernel<T>, out.data());
+  long wrong = 0;
+  for (int thread = 0; thread < kThreads; ++thread) {
+    const int lane = thread % 32, group = lane % 8;
+    const int expected[8] = {
+        50,
+        10 * (group < 2 ? lane : lane - 2),
+        10 * (group > 5 ? lane : lane + 2),
+        10 * (lane ^ 3),
+        11,
+        lane % 5 < 2 ? 7 : 6,
+        -3,
+        1};
+    for (int i = 0; i < 8; ++i) wrong += out.values[8 * thread + i] != static_cast<T>(expected[i]);
+  }
+  return wrong;
+}
+
+std::vector<long> warp(bool) { return {wrong_of_warp<int>(), wrong_of_warp<double>()}; }
+
+__global__ void reduce_kernel(long long* __restrict__ out) {
+  using Reduce = cub::BlockReduce<long long, kThreads>;
+  using WarpScan = cub::BlockScan<unsigned, kThreads, cub::BLOCK_SCAN_WARP_SCANS>;
+  auto& storage = *shared_as<Reduce::TempStorage>();
+  auto& scan_storage = *reinterpret_cast<WarpScan::TempStorage*>(&storage + 1);
+  const long long sum = Reduce(storage).Sum(threadIdx.x);
+  unsigned before, total;
+  WarpScan(scan_storage).ExclusiveSum(2, before, total);
+  const bool wrong = before != 2 * threadIdx.x || total != 2 * kThreads;
+  const int any_wrong = __syncthreads_or(wrong);
+  if (threadIdx.x == 0) atomicAdd(reinterpret_cast<unsigned long long*>(out), sum + 1000000 * any_wrong);
+}
+
+std::vector<long> reduce(bool) {
+  Array<long long> out(1);
+  out.values[0] = 0;
+  launch(kBlocks, 1024, reduce_kernel, out.data());
+  return {static_cast<long>(out.values[0])};
+}
+
+std::vector<long> device_wide(bool) {
+  const int size = 1000;
+  Array<unsigned> keys(size), sorted(size);
+  Array<int> values(size), permuted(size), sums(size), selected(size), count(1);
+  for (int i = 0; i < size; ++i) keys.values[i] = 1000 - i / 2, values.values[i] = i;
+  const int offsets[] = {0, 400, 400, 1000};
+  long wrong = 0;
+  // Each call twice, as CUB wants: how much storage, then the work.
+  const auto call = [&](const std::function<cudaError_t(void*, size_t&)>& function) {
+    size_t bytes = 0;
+    wrong += function(nullptr, bytes) != cudaSuccess || bytes == 0;
+    Array<unsigned char> storage(static_cast<int>(bytes));
+    wrong += function(storage.data(), bytes) != cudaSuccess;
+    wrong += function(storage.data(), --bytes) == cudaSuccess;
+  };
+  call([&](void* storage, size_t& bytes) {
+    return cub::DeviceSegmentedRadixSort::SortPairs(
+        storage, bytes, keys.data(), sorted.data(), values.data(), permuted.data(), size, 3, offsets, offsets + 1);
+  });
+  for (const auto& [begin, end] : {std::pair(0, 400), std::pair(400, 1000)}) {
+    for (int i = begin; i < end; ++i) {
+      const int mirrored = begin + end - 1 - i;
+      wrong += permuted.values[i] != (mirrored ^ 1) || sorted.values[i] != keys.values[mirrored];
+    }
+  }
+  call([&](void* storage, size_t& bytes) {
+    return cub::DeviceRadixSort::SortPairs(
+        storage, bytes, keys.data(), sorted.data(), values.data(), permuted.data(), size);
+  });
+  for (int i = 0; i < size; ++i) wrong += permuted.values[i] != ((size - 1 - i) ^ 1);
+  call([&](void* storage, size_t& bytes) {
+    return cub::DeviceScan::ExclusiveSum(storage, bytes, values.data(), sums.data(), size);
+  });
+  for (int i = 0; i < size; ++i) wrong += sums.values[i] != i * (i - 1) / 2;
+  call([&](void* storage, size_t& bytes) {
+    return cub::DeviceSelect::If(
+        storage, bytes, values.data(), selected.data(), count.data(), size, [](int value) { return value % 3 == 1; });
+  });
+  wrong += count.values[0] != 333;
+  for (int i = 0; i < 333; ++i) wrong += selected.values[i] != 3 * i + 1;
+  return {wrong};
+}
+
+__global__ void nothing_kernel() {}
+
+// As CUDA answers: too much shared memory, unless asked for before; no threads; too many; no blocks.
+std::vector<long> refusals(bool) {
+  std::vector<long> errors;
+  const auto attempt = [&](dim3 grid, dim3 block, size_t bytes) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = bytes;
+    errors.push_back(cudaLaunchKernelEx(&config, nothing_kernel));
+    if (cudaGetLastError() != errors.back() || cudaGetLastError() != cudaSuccess) errors.push_back(-1);
+  };
+  attempt(1, 32, 100000);
+  errors.push_back(cudaFuncSetAttribute(nothing_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 100000));
+  attempt(1, 32, 100000);
+  simt_set_shared_memory_limit(99999);
+  attempt(1, 32, 100000);
+  errors.push_back(cudaFuncSetAttribute(nothing_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 100000));
+  cudaGetLastError();
+  attempt(0, 32, 0);
+  attempt(1, 0, 0);
+  attempt(1, dim3(32, 33), 0);
+  attempt(1, dim3(16, 8, 8), 0);
+  return errors;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const std::map<std::string, std::vector<long> (*)(bool)> cases = {
+      {"argmax", argmax},
+      {"barrier", barrier},
+      {"device_wide", device_wide},
+      {"gap", gap},
+      {"global_neighbour", global_neighbour},
+      {"halves", halves},
+      {"misaligned", misaligned},
+      {"missing_lane", missing_lane},
+      {"missing_lane_at_barrier", missing_lane_at_barrier},
+      {"outsider", outsider},
+      {"reduce", reduce},
+      {"refusals", refusals},
+      {"shared_neighbour", shared_neighbour},
+      {"sort_and_scan", sort_and_scan},
+      {"spin", spin},
+      {"sum", sum},
+      {"two_barriers", two_barriers},
+      {"warp", warp},
+  };
+  const auto function = cases.at(arguments[1]);
+  const bool good = std::string(arguments[2]) == "good";
+  for (int seed = 0; seed < std::atoi(arguments[3]); ++seed) {
+    simt_set_seed(static_cast<uint64_t>(seed));
+    try {
+      for (const long value : function(good)) printf("%ld ", value);
+      printf("\n");
+    } catch (const std::runtime_error& error) {
+      printf("%s\n", error.what());
+    }
+    fflush(stdout);
+  }
+}

@@ -1,0 +1,76 @@
+// The machine that stands in for a GPU: it runs a kernel's blocks one after another, in an order drawn from the seed,
+// and a block's threads as fibers. A fiber runs until it must wait (barrier, warp operation) or may be overtaken
+// (atomic); then the seed picks who goes on. So a race shows as a result that changes with the seed, and a wait that
+// nobody can end is an error that says who waits where.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}  // NOLINT
+};
+
+// Written by the machine whenever another fiber goes on.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+namespace simt {
+
+constexpr int kWarp = 32;
+
+// A line of a kernel's source: as a default argument, that of the call.
+struct Place {
+  const char* file;
+  int line;
+  static constexpr Place here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) { return {file, line}; }
+};
+
+// Run once, when all have arrived and before any goes on: what each thread (or lane) passed as its argument, nullptr
+// for those that do not take part. The arguments live on the stacks of fibers that wait, so all may be read and written.
+using Finish = void (*)(void* const* arguments, int count);
+
+// Wait for every thread of the block that has not returned.
+void meet_block(const char* what, Place at, void* argument = nullptr, Finish finish = nullptr);
+// Wait for the lanes of the mask.
+void meet_warp(const char* what, Place at, unsigned mask, void* argument = nullptr, Finish finish = nullptr);
+// Maybe let others run: an access that may meet another thread's.
+void maybe_yield();
+void yield();
+
+// Ends the launch with a std::runtime_error, thrown on the host's stack.
+[[noreturn]] void fail(const std::string& message);
+
+uint64_t random();
+int thread_rank();
+
+// What nobody may rely on, such as a register that no instruction wrote.
+template <class T>
+T garbage() {
+  T value;
+  auto* bytes = reinterpret_cast<unsigned char*>(&value);
+  for (size_t i = 0; i < sizeof(T); ++i) bytes[i] = static_cast<unsigned char>(random());
+  return value;
+}
+
+// Runs body(context) as each thread of each block.
+void launch(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, void (*body)(void*), void* context);
+
+}  // namespace simt
+
+// The block's shared memory: its own heap block, so that AddressSanitizer sees an access beyond it.
+void* simt_shared_memory();
+// From now on an access there is an error: for the gaps between arrays that share one allocation.
+void simt_guard(void* begin, size_t bytes);
+
+// For tests, by ctypes.
+extern "C" {
+void simt_set_seed(uint64_t seed);
+void simt_set_shared_memory_limit(int bytes);
+}

@@ -1,0 +1,142 @@
+"""Runs the op tests on the CUDA kernels without a GPU: ``python tests/simt/run.py [pytest arguments]``.
+
+Paths among the arguments are relative to the root of the tree.
+
+Compiles the very files of csrc/cuda with g++ against the stand-ins beside this file (see machine.h), with
+AddressSanitizer, and runs pytest with the backend "simt" alone. What needs more of PyTorch than a kernel (opcheck,
+torch.compile, vmap, meta tensors) is left out, by conftest.py.
+
+TINYSSD_OPS_SIMT_SEEDS=n          every test with n seeds, each another order of blocks and threads; default 1
+TINYSSD_OPS_SIMT_SHARED_MEMORY=n  the most shared memory of a block, in bytes; default 232448, as on an H100
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
+SANITIZERS = "address,alignment,bounds,shift,float-cast-overflow,integer-divide-by-zero"
+COMMON = ["-std=c++20", "-fPIC", "-g", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-ffp-contract=off"]
+# The machine itself is not instrumented: it is trusted, and every switch goes through it.
+MACHINE = ["-O2", "-Wall", "-Wextra", *COMMON]
+KERNEL = ["-O1", *COMMON, "-fvisibility=hidden", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"]
+KERNEL += [f"-I{HERE / 'include'}", "-xc++"]
+
+
+def build_folder() -> Path:
+    """Where compiled files stay, so that a second run compiles only what changed."""
+    tree = hashlib.sha256(str(HERE).encode()).hexdigest()[:8]
+    folder = Path(tempfile.gettempdir()) / f"tinyssd-simt-{os.getuid()}-{tree}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def missing() -> str | None:
+    """Why this machine can compile no kernels for the CPU, or None."""
+    if os.uname().machine != "x86_64":
+        return "the SIMT machine switches stacks on x86-64 alone"
+    for library in ("libasan.so", "libubsan.so"):
+        try:
+            sanitizer_library(library)
+        except (FileNotFoundError, subprocess.CalledProcessError):
+            return f"no g++ with {library}"
+    return None
+
+
+@functools.cache
+def sanitizer_library(name: str) -> str:
+    """The path of a library of g++'s."""
+    found = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+    if not Path(found.strip()).is_absolute():
+        raise FileNotFoundError(name)
+    return found.strip()
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment in which a process may load a library made with AddressSanitizer."""
+    # libstdc++ comes along, since a Python that has loaded none yet hides its __cxa_throw from AddressSanitizer.
+    preload = f"{sanitizer_library('libasan.so')} {sanitizer_library('libstdc++.so.6')}"
+    # All new memory is filled, so that a result which nobody wrote is seen to be wrong.
+    options = "detect_leaks=0:alloc_dealloc_mismatch=0:max_malloc_fill_size=1000000000:malloc_fill_byte=190"
+    return {**os.environ, "LD_PRELOAD": preload, "ASAN_OPTIONS": options, **variables}
+
+
+def _is_current(target: Path, command: list[str]) -> bool:
+    """Whether the target is newer than all that it was made from, by the same command."""
+    listing = target.with_suffix(".d")
+    recorded = target.with_suffix(".cmd")
+    if not (target.is_file() and listing.is_file() and recorded.is_file()) or recorded.read_text() != repr(command):
+        return False
+    sources = listing.read_text().replace("\\\n", " ").split(":", 1)[1].split()
+    made = target.stat().st_mtime
+    return all(Path(source).is_file() and Path(source).stat().st_mtime < made for source in sources)
+
+
+def compile_object(source: Path, options: list[str]) -> Path:
+    """Compiles a file unless that has been done."""
+    target = build_folder() / f"{source.parent.name}_{source.name}.o"
+    command = ["g++", "-c", *options, str(source), "-o", str(target), "-MD", "-MF", str(target.with_suffix(".d"))]
+    if not _is_current(target, command):
+        print(f"simt: compiling {source.name}", flush=True)
+        subprocess.run(command, check=True)
+        target.with_suffix(".cmd").write_text(repr(command))
+    return target
+
+
+def link(name: str, objects: list[Path], options: list[str]) -> Path:
+    """Links objects to a library or program unless that has been done."""
+    target = build_folder() / name
+    if not target.is_file() or any(o.stat().st_mtime >= target.stat().st_mtime for o in objects):
+        command = ["g++", f"-fsanitize={SANITIZERS}", *map(str, objects), "-o", str(target), *options]
+        subprocess.run(command, check=True)
+    return target
+
+
+def build_library() -> Path:
+    """The shared library of the ops tinyssd_simt::*."""
+    from torch.utils import cpp_extension
+
+    includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
+    options = [*KERNEL, "-DTORCH_TARGET_VERSION=0x020a000000000000", *includes, "-include", str(HERE / "simt.h")]
+    sources = [CSRC / "library.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(compile_object, source, options) for source in sources]
+        jobs.append(pool.submit(compile_object, HERE / "machine.cpp", MACHINE))
+        objects = [job.result() for job in jobs]
+    paths = cpp_extension.library_paths()
+    return link("tinyssd_simt.so", objects, ["-shared", *(f"-L{p}" for p in paths), "-ltorch_cpu"])
+
+
+def build_program(source: Path) -> Path:
+    """A program of kernels that needs no torch."""
+    objects = [compile_object(source, [*KERNEL, "-Wall", "-Wextra"]), compile_object(HERE / "machine.cpp", MACHINE)]
+    return link(source.stem, objects, [])
+
+
+def main() -> int:
+    if reason := missing():
+        print(f"simt: {reason}", file=sys.stderr)
+        return 2
+    try:
+        library = build_library()
+    except subprocess.CalledProcessError as error:
+        print(f"simt: g++ failed: {error}", file=sys.stderr)
+        return 2
+    # The reference is what results are compared with; the package's own kernels need not be built.
+    # Only Python's own streams are captured: a sanitizer's report, after which there is no Python, must get through.
+    command = [sys.executable, "-m", "pytest", "--capture=sys", *sys.argv[1:]]
+    variables = environment(TINYSSD_OPS_SIMT=str(library), TINYSSD_OPS_BACKEND="reference")
+    return subprocess.run(command, env=variables, cwd=ROOT, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""The machine that runs CUDA kernels on the CPU (tests/simt) catches planted faults, and lets good kernels pass."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+
+import pytest
+from simt import run
+
+pytestmark = pytest.mark.skipif(run.missing() is not None, reason=str(run.missing()))
+
+
+@cache
+def _faults() -> str:
+    return str(run.build_program(run.HERE / "faults.cu"))
+
+
+def _run(case: str, kind: str, seeds: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [_faults(), case, kind, str(seeds)],
+        env=run.environment(LD_PRELOAD=""),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def _lines(case: str, kind: str, seeds: int = 20) -> list[str]:
+    """What each seed led to; the same if done again."""
+    first, second = _run(case, kind, seeds), _run(case, kind, seeds)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+    return [line.strip() for line in first.stdout.splitlines()]
+
+
+GOOD = {
+    "argmax": "49",
+    "barrier": "32 -1",
+    "device_wide": "0",
+    "gap": "-512",
+    "global_neighbour": "-512",
+    "halves": "120 3",
+    "misaligned": "-1",
+    "missing_lane": "5 4",
+    "missing_lane_at_barrier": "15",
+    "outsider": "1 -1",
+    "reduce": "32512",
+    "shared_neighbour": "8255",
+    "sort_and_scan": "0",
+    "spin": "1",
+    "sum": "8128 8128 8128 8128",
+    "two_barriers": "1",
+    "warp": "0 0",
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_good_kernels_pass(case):
+    assert _lines(case, "good") == [GOOD[case]] * 20
+
+
+@pytest.mark.parametrize("case", ["sum", "argmax", "sort_and_scan"])
+def test_races_change_with_the_seed(case):
+    lines = _lines(case, "bad")
+    assert sum(line != GOOD[case] for line in lines) >= 15
+    assert len(set(lines)) >= 5
+
+
+@pytest.mark.parametrize(
+    ("case", "report"),
+    [
+        ("shared_neighbour", "heap-buffer-overflow"),
+        ("global_neighbour", "heap-buffer-overflow"),
+        ("gap", "use-after-poison"),
+        ("misaligned", "misaligned address"),
+    ],
+)
+def test_bad_addresses_are_reported(case, report):
+    result = _run(case, "bad", 1)
+    assert result.returncode != 0
+    assert report in result.stderr
+    assert "faults.cu" in result.stderr
+
+
+def test_report_says_where():
+    assert "simt: in kernel shared_neighbour_kernel, seed 0, block (0, 0, 0), thread (127, 0, 0)" in (
+        _run("shared_neighbour", "bad", 1).stderr
+    )
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("barrier", "the threads of the block are at different barriers"),
+        ("two_barriers", "the threads of the block are at different barriers"),
+        ("missing_lane", "returned"),
+        ("missing_lane_at_barrier", "deadlock: no thread can go on"),
+        ("halves", "waits for it at __reduce_"),
+        ("outsider", "the mask does not name the lane that calls"),
+    ],
+)
+def test_bad_waits_are_errors(case, message):
+    errors = _run(case, "bad", 20).stdout.split("simt: ")[1:]
+    assert len(errors) == 20
+    for error in errors:
+        assert message in error
+        assert f"{case}_kernel" in error
+        assert "faults.cu:" in error
+
+
+def test_a_block_that_spins_is_an_error():
+    assert "the block spins" in _run("spin", "bad", 1).stdout
+
+
+def test_launches_are_refused_as_by_cuda():
+    assert _lines("refusals", "good", 1) == ["1 0 0 1 1 9 9 9 0"]
