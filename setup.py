@@ -2,7 +2,7 @@
 
 TINYSSD_OPS_NATIVE=0  a pure-Torch package, no compiler needed
 TINYSSD_OPS_CUDA=0/1  without or with CUDA kernels; unset: with them where nvcc and CUDA sources are found
-TORCH_CUDA_ARCH_LIST  the GPU architectures, for example "9.0" or "8.0;9.0+PTX"
+TORCH_CUDA_ARCH_LIST  the GPU architectures, for example "9.0" or "8.0;9.0+PTX"; unset: all from Ampere on
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent
 VERSION = runpy.run_path(str(ROOT / "tinyssd_ops" / "_version.py"))["__version__"]
 # The oldest torch whose stable ABI the kernels use; one build runs on it and on all later ones.
 TORCH_TARGET = (2, 10)
-DEFAULT_CUDA_ARCHITECTURES = "8.0;8.6;8.9;9.0;10.0;12.0+PTX"
+CUDA_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")  # those that nvcc knows; the last as PTX too
 # No fused multiply-add, as on the host; constexpr functions of the standard library are used on the device.
 NVCC_OPTIONS = ["-O3", "-fmad=false", "-lineinfo", "--expt-relaxed-constexpr", "-Xcompiler=-fvisibility=hidden"]
 
@@ -62,6 +62,20 @@ def toolkit_of(nvcc: str) -> str:
     return str(Path(tops[0] if tops else Path(nvcc).parent / "..").resolve())
 
 
+def cuda_architectures(home: str) -> str:
+    """The GPU architectures to build for, as TORCH_CUDA_ARCH_LIST names them."""
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(",", ";").replace(" ", ";").strip(";")
+    if wanted:
+        old = [one for one in wanted.split(";") if one[:1].isdigit() and int(one.split(".")[0]) < 8]
+        if old:
+            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: the CUDA kernels need 8.0 (Ampere) or newer, got {', '.join(old)}")
+        return wanted
+    command = [str(Path(home) / "bin" / "nvcc"), "--list-gpu-arch"]
+    known = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    chosen = [one for one in CUDA_ARCHITECTURES if f"compute_{one.replace('.', '')}" in known]
+    return ";".join(chosen) + "+PTX"
+
+
 def native_options() -> dict[str, Any]:
     """What setup() needs to build the extensions: nothing for the pure-Torch package."""
     native = os.environ.get("TINYSSD_OPS_NATIVE", "1")
@@ -97,8 +111,11 @@ def native_options() -> dict[str, Any]:
     extension.libraries = ["torch_cpu"]
     extensions = [extension]
     if home := cuda_home():
-        architectures = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", DEFAULT_CUDA_ARCHITECTURES)
+        architectures = os.environ["TORCH_CUDA_ARCH_LIST"] = cuda_architectures(home)
+        say(f"CUDA architectures {architectures}")
         cpp_extension.CUDA_HOME = home  # None where torch was built without CUDA
+        # The stable ABI and a static CUDA runtime: nvcc need not be of the version that this torch was built with.
+        cpp_extension._check_cuda_version = lambda *_: None
         cuda = cpp_extension.CUDAExtension(
             "tinyssd_ops._C_cuda",
             sources("cuda/*.cu") + sources("cuda/*.cpp"),

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 // Always inlined, so that a caller compiled for a wider instruction set vectorises it.
 #if defined(__CUDACC__)
@@ -22,13 +23,21 @@ struct Box {
   T x1, y1, x2, y2;
 };
 
-// Not std::max: one comparison with a fixed outcome for NaN and signed zeros, which a SIMD maximum computes as it is.
+// Not std::max: one comparison with a fixed outcome for NaN and signed zeros, which a SIMD maximum computes as it is. A
+// GPU has one instruction for fmax instead, with another outcome for NaN; a box with a NaN has a NaN area, so its IoU is
+// 0 either way.
 template <class T>
 TINYSSD_INLINE T larger(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_floating_point_v<T>) return std::fmax(a, b);
+#endif
   return a > b ? a : b;
 }
 template <class T>
 TINYSSD_INLINE T smaller(T a, T b) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (std::is_floating_point_v<T>) return std::fmin(a, b);
+#endif
   return a < b ? a : b;
 }
 
@@ -48,8 +57,14 @@ template <class T>
 TINYSSD_INLINE T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
   const T inter = intersection(a, b);
   const T united = area_a + area_b - inter;
+#if defined(__CUDA_ARCH__)
+  // Most pairs do not meet, and dividing 0 is a subroutine on a GPU.
+  const bool meet = inter > T(0) && united > T(0);
+  return meet ? (meet ? inter : T(1)) / (meet ? united : T(1)) : T(0);
+#else
   const T ratio = inter / united;
   return united > T(0) ? ratio : T(0);
+#endif
 }
 
 // Whether IoU(a, b) > threshold, without a division for most pairs. `least` is the threshold less a margin far above the

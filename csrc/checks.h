@@ -14,6 +14,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace tinyssd {
 
@@ -148,6 +149,18 @@ auto with_type(ScalarType dtype, const F& f) {
 inline Tensor contiguous_as(const Tensor& tensor, ScalarType dtype) {
   const Tensor converted = tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
   return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
+}
+
+// A new tensor on the device of `like`. The stable ABI drops torch's reason when an allocation fails: this says it.
+inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
+  try {
+    return torch::stable::new_empty(like, shape, dtype);
+  } catch (const std::exception&) {
+    std::string sizes;
+    for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+    throw std::runtime_error(
+        "out of memory: no " + dtype_string(dtype) + " of shape [" + sizes + "] on " + device_string(like));
+  }
 }
 
 inline ScalarType check_box_iou(const Tensor& boxes1, const Tensor& boxes2) {

@@ -56,18 +56,29 @@ TINYSSD_INLINE int level_of(double longest_side) {
 }
 TINYSSD_INLINE double largest_side(int level) { return power_of_two<double>(2 * level); }
 
+// The threshold of the search, and its inverse.
+struct Least {
+  double t, inverse;
+};
+TINYSSD_INLINE Least least_of(double threshold) {
+  const double t = threshold * (1 - kIouMargin);
+  return {t, 1 / t};
+}
+
 // The levels in which boxes can lie that overlap one of this longest side by more than t, as positions of bits.
 struct Levels {
   int lowest, highest;
 };
-TINYSSD_INLINE Levels levels_of(double longest, double t) {
-  return {larger(level_of(longest * t) + kLevelOffset, 0), smaller(level_of(longest / t) + kLevelOffset, kLevels - 1)};
+TINYSSD_INLINE Levels levels_of(double longest, const Least& least) {
+  return {
+      larger(level_of(longest * least.t) + kLevelOffset, 0),
+      smaller(level_of(longest * least.inverse) + kLevelOffset, kLevels - 1)};
 }
 
 // The farthest that the centre of a box of the level can lie from that of a box with this side.
-TINYSSD_INLINE double reach(double side, int level, double t) {
-  if (t >= 0.5) return (1 - t) * side;
-  return side * 0.5 + smaller(side / t, largest_side(level)) * (0.5 - t);
+TINYSSD_INLINE double reach(double side, int level, const Least& least) {
+  if (least.t >= 0.5) return (1 - least.t) * side;
+  return side * 0.5 + smaller(side * least.inverse, largest_side(level)) * (0.5 - least.t);
 }
 
 // A level's cells have the largest side divided by 2**log2_cells.

@@ -55,7 +55,7 @@ def test_parity_padded(other, n, most, least):
         assert_same(other.nms_padded(*args), reference.nms_padded(*args))
 
 
-@pytest.mark.parametrize("n", [1000, 3000, 5000])
+@pytest.mark.parametrize("n", [1000, 3000, 5000, 9000])
 def test_parity_many(other, n):
     """Around the sizes at which the CUDA kernels change their ways, with and without a filter."""
     boxes = torch.stack([cases.clustered(n, 1), cases.mixed_sizes(n, 2)])

@@ -9,6 +9,7 @@ it is missing) or ``reference`` (the pure-Torch functions, whatever is installed
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.machinery
 import importlib.metadata
@@ -66,6 +67,8 @@ def load() -> Extension:
         return Extension(cpu, None, {"cpu": why_cpu, "cuda": "this torch has no CUDA"})
     _show_libtorch_cuda()
     cuda, why_cuda = _load_module("_C_cuda")
+    if cuda is not None and (problem := _driver_problem(cuda)):
+        return Extension(cpu, None, {"cpu": why_cpu, "cuda": problem})
     return Extension(cpu, cuda, {"cpu": why_cpu, "cuda": why_cuda})
 
 
@@ -83,9 +86,23 @@ def _show_libtorch_cuda() -> None:
 
     The library is not linked to it, so that it can be built where torch has no CUDA; torch has loaded it already.
     """
-    path = Path(torch.__file__).parent / "lib" / "libtorch_cuda.so"
-    if path.is_file():
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    with contextlib.suppress(OSError):  # Then loading _C_cuda says what it misses.
+        ctypes.CDLL("libtorch_cuda.so", mode=ctypes.RTLD_GLOBAL)
+
+
+def _driver_problem(cuda: ModuleType) -> str:
+    """Why this machine's driver cannot run the kernels, or ""."""
+    driver, runtime = cuda.driver_version(), cuda.runtime_version()
+    if 0 < driver // 1000 < runtime // 1000:
+        return (
+            f"the NVIDIA driver supports CUDA {_cuda_version(driver)} and the kernels were built with "
+            f"{_cuda_version(runtime)}: update the driver, or install tinyssd_ops again with an older nvcc"
+        )
+    return ""
+
+
+def _cuda_version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def _import_file(name: str, path: Path) -> ModuleType:

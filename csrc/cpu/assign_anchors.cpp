@@ -15,8 +15,8 @@ Tensor assign_anchors(
   const Tensor a = contiguous_as(anchors, dtype), gt = contiguous_as(gt_boxes, dtype);
   const std::optional<Tensor> valid =
       gt_valid ? std::optional(contiguous_as(*gt_valid, ScalarType::Bool)) : std::nullopt;
-  const Tensor out = single ? torch::stable::new_empty(a, {num_anchors}, ScalarType::Long)
-                            : torch::stable::new_empty(a, {num_images, num_anchors}, ScalarType::Long);
+  const Tensor out = single ? new_tensor(a, {num_anchors}, ScalarType::Long)
+                            : new_tensor(a, {num_images, num_anchors}, ScalarType::Long);
   if (out.numel() == 0) return out;
   int64_t* assigned = out.mutable_data_ptr<int64_t>();
   with_type(dtype, [&](auto zero) {

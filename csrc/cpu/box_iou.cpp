@@ -31,7 +31,7 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
   const Broadcast batch = broadcast(boxes1, boxes2);
   const int64_t rows = boxes1.size(boxes1.dim() - 2), columns = boxes2.size(boxes2.dim() - 2);
   const Tensor b1 = contiguous_as(boxes1, dtype), b2 = contiguous_as(boxes2, dtype);
-  const Tensor out = torch::stable::new_empty(b1, matrix_shape(batch, rows, columns), dtype);
+  const Tensor out = new_tensor(b1, matrix_shape(batch, rows, columns), dtype);
   if (batch.count * rows * columns == 0) return out;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -66,8 +66,8 @@ std::tuple<Tensor, Tensor> box_iou_backward(const Tensor& grad, const Tensor& bo
   const ScalarType dtype = check_box_iou_backward(grad, boxes1, boxes2);
   const int64_t num_batches = boxes1.size(0), rows = boxes1.size(1), columns = boxes2.size(1);
   const Tensor g = contiguous_as(grad, dtype), b1 = contiguous_as(boxes1, dtype), b2 = contiguous_as(boxes2, dtype);
-  const Tensor grad1 = torch::stable::new_empty(b1, {num_batches, rows, 4}, dtype);
-  const Tensor grad2 = torch::stable::new_empty(b2, {num_batches, columns, 4}, dtype);
+  const Tensor grad1 = new_tensor(b1, {num_batches, rows, 4}, dtype);
+  const Tensor grad2 = new_tensor(b2, {num_batches, columns, 4}, dtype);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* grad_data = g.const_data_ptr<T>();

@@ -65,8 +65,8 @@ std::tuple<Tensor, Tensor> detect(
   expect_boxes("cls_probs", num_classes * num_anchors);
   const Tensor p = contiguous_as(cls_probs, dtype), d = contiguous_as(offset_preds, dtype);
   const Tensor a = contiguous_as(anchors, dtype);
-  const Tensor out = torch::stable::new_empty(p, {num_images, max_detections, 6}, dtype);
-  const Tensor counts = torch::stable::new_empty(p, {num_images}, ScalarType::Long);
+  const Tensor out = new_tensor(p, {num_images, max_detections, 6}, dtype);
+  const Tensor counts = new_tensor(p, {num_images}, ScalarType::Long);
   int64_t* count_data = counts.mutable_data_ptr<int64_t>();
   const Settings settings = {nms_threshold, score_threshold, max_detections, class_agnostic};
   with_type(dtype, [&](auto zero) {

@@ -49,7 +49,7 @@ Tensor multibox_detection(
   expect_boxes("cls_probs", num_anchors);
   const Tensor p = contiguous_as(cls_probs, dtype), d = contiguous_as(offset_preds, dtype);
   const Tensor a = contiguous_as(anchors, dtype);
-  const Tensor out = torch::stable::new_empty(p, {num_images, num_anchors, 6}, dtype);
+  const Tensor out = new_tensor(p, {num_images, num_anchors, 6}, dtype);
   if (out.numel() == 0) return out;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);

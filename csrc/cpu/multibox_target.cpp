@@ -13,9 +13,9 @@ std::tuple<Tensor, Tensor, Tensor> multibox_target(const Tensor& anchors, const 
   const ScalarType dtype = check_multibox_target(anchors, labels, iou_threshold);
   const int64_t num_images = labels.size(0), num_gt = labels.size(1), num_anchors = anchors.size(anchors.dim() - 2);
   const Tensor a = contiguous_as(anchors, dtype), rows = contiguous_as(labels, dtype);
-  const Tensor offsets = torch::stable::new_empty(a, {num_images, 4 * num_anchors}, dtype);
-  const Tensor mask = torch::stable::new_empty(a, {num_images, 4 * num_anchors}, dtype);
-  const Tensor classes = torch::stable::new_empty(a, {num_images, num_anchors}, ScalarType::Long);
+  const Tensor offsets = new_tensor(a, {num_images, 4 * num_anchors}, dtype);
+  const Tensor mask = new_tensor(a, {num_images, 4 * num_anchors}, dtype);
+  const Tensor classes = new_tensor(a, {num_images, num_anchors}, ScalarType::Long);
   if (classes.numel() == 0) return {offsets, mask, classes};
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);

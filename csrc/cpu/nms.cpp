@@ -48,7 +48,7 @@ Tensor nms_one(
     const std::vector<int64_t> kept = nms_image<T>(
         b.const_data_ptr<T>(), s.const_data_ptr<T>(), ids ? ids->const_data_ptr<int64_t>() : nullptr, size,
         static_cast<T>(iou_threshold), std::nullopt, size);
-    const Tensor out = torch::stable::new_empty(b, {static_cast<int64_t>(kept.size())}, ScalarType::Long);
+    const Tensor out = new_tensor(b, {static_cast<int64_t>(kept.size())}, ScalarType::Long);
     if (!kept.empty()) memcpy(out.mutable_data_ptr<int64_t>(), kept.data(), kept.size() * sizeof(int64_t));
     return out;
   });
@@ -73,8 +73,8 @@ std::tuple<Tensor, Tensor> nms_padded(
   const Tensor b = contiguous_as(boxes, dtype), s = contiguous_as(scores, dtype);
   const std::optional<Tensor> ids =
       class_ids ? std::optional(contiguous_as(*class_ids, ScalarType::Long)) : std::nullopt;
-  const Tensor keep = torch::stable::new_empty(b, {num_images, most}, ScalarType::Long);
-  const Tensor counts = torch::stable::new_empty(b, {num_images}, ScalarType::Long);
+  const Tensor keep = new_tensor(b, {num_images, most}, ScalarType::Long);
+  const Tensor counts = new_tensor(b, {num_images}, ScalarType::Long);
   int64_t* keep_data = keep.mutable_data_ptr<int64_t>();
   int64_t* count_data = counts.mutable_data_ptr<int64_t>();
   with_type(dtype, [&](auto zero) {

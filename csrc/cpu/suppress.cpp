@@ -91,15 +91,15 @@ struct SuppressMany {
     if (!(grid.threshold > T(kLeastThreshold))) {
       return any_over<kListLanes>(grid.kept, 0, num_kept, box, box_area, grid.threshold);
     }
-    const double t = static_cast<double>(grid.threshold) * (1 - kIouMargin);
+    const Least least = least_of(grid.threshold);
     const Extent extent = extent_of(box);
-    const Levels levels = levels_of(extent.longest(), t);
+    const Levels levels = levels_of(extent.longest(), least);
     int64_t cells_left = num_kept / 16 + 16;  // beyond that, the list of all kept boxes is faster
     for (int bit = levels.lowest; bit <= levels.highest; ++bit) {
       if ((grid.levels >> bit & 1) == 0) continue;
       const int level = bit - kLevelOffset;
       const double scale = cells_per_unit(level, kLog2Cells);
-      const double reach_x = reach(extent.w, level, t), reach_y = reach(extent.h, level, t);
+      const double reach_x = reach(extent.w, level, least), reach_y = reach(extent.h, level, least);
       const int64_t left = cell_of(extent.cx - reach_x, scale), right = cell_of(extent.cx + reach_x, scale);
       const int64_t top = cell_of(extent.cy - reach_y, scale), bottom = cell_of(extent.cy + reach_y, scale);
       const double cells = static_cast<double>(right - left + 1) * static_cast<double>(bottom - top + 1);

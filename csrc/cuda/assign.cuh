@@ -79,12 +79,16 @@ __global__ void __launch_bounds__(kTile) match_kernel(
     __syncthreads();
     for (int g = 0; g < size; ++g) {
       if (!shared.valid[g]) continue;
-      const T value = iou(own, own_area, load_box(shared.boxes + g), shared.areas[g]);
+      const Box<T> box = load_box(shared.boxes + g);
+      T value = 0, largest = 0;
+      if (__any_sync(kAllLanes, intersection(own, box) > T(0))) {  // many boxes miss all anchors of a warp
+        value = iou(own, own_area, box, shared.areas[g]);
+        largest = warp_max(value);
+      }
       if (value > best) {
         best = value;
         best_gt = start + g;
       }
-      const T largest = warp_max(value);
       if (threadIdx.x % kWarp == 0) shared.best[g][threadIdx.x / kWarp] = largest;
     }
     __syncthreads();
@@ -193,6 +197,7 @@ struct Claims {
         __threadfence_block();
       }
       displaced = __shfl_sync(kAllLanes, displaced, 0);
+      __syncwarp(kAllLanes);  // what lane 0 has seen, the others have too
       if (displaced != g) return displaced;
     }
   }

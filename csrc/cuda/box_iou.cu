@@ -7,7 +7,7 @@
 namespace tinyssd {
 namespace {
 
-constexpr int kThreads = 128, kRows = 16;
+constexpr int kThreads = 128, kRows = 8;
 
 template <class T, int kVector>
 struct alignas(kVector * sizeof(T)) Pack {
@@ -31,16 +31,19 @@ __global__ void __launch_bounds__(kThreads) box_iou_kernel(
     own[i] = load_box(boxes2 + sources.second * columns + column + i);
     areas[i] = area(own[i]);
   }
-  const int64_t first = int64_t{row_tile} * kRows * blockDim.y + threadIdx.y;
+  const int64_t first = int64_t{row_tile} * kRows * blockDim.y + threadIdx.y, step = blockDim.y;
+  if (first >= rows) return;
+  const int count = static_cast<int>(smaller(ceil_div(rows - first, step), int64_t{kRows}));
+  // Pointers that step: with an index for each row the compiler splits the store.
+  const Box<T>* source = boxes1 + sources.first * rows + first;
+  T* target = out + (matrix * rows + first) * columns + column;
 #pragma unroll 2
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t row = first + static_cast<int64_t>(r) * blockDim.y;
-    if (row >= rows) return;
-    const Box<T> box = load_box(boxes1 + sources.first * rows + row);
+  for (int r = 0; r < count; ++r, source += step, target += step * columns) {
+    const Box<T> box = load_box(source);
     const T box_area = area(box);
     Pack<T, kVector> pack;
     for (int i = 0; i < kVector; ++i) pack.values[i] = iou(box, box_area, own[i], areas[i]);
-    *reinterpret_cast<Pack<T, kVector>*>(out + (matrix * rows + row) * columns + column) = pack;
+    *reinterpret_cast<Pack<T, kVector>*>(target) = pack;
   }
 }
 
@@ -64,7 +67,7 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
   const DeviceScope scope(boxes1);
   const int64_t rows = boxes1.size(boxes1.dim() - 2), columns = boxes2.size(boxes2.dim() - 2);
   const Tensor b1 = boxes_as(boxes1, dtype), b2 = boxes_as(boxes2, dtype);
-  const Tensor out = torch::stable::new_empty(b1, matrix_shape(batch, rows, columns), dtype);
+  const Tensor out = new_tensor(b1, matrix_shape(batch, rows, columns), dtype);
   if (out.numel() == 0) return out;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -144,8 +147,8 @@ std::tuple<Tensor, Tensor> box_iou_backward(const Tensor& grad, const Tensor& bo
   const DeviceScope scope(boxes1);
   const int64_t num_batches = boxes1.size(0), rows = boxes1.size(1), columns = boxes2.size(1);
   const Tensor g = contiguous_as(grad, dtype), b1 = boxes_as(boxes1, dtype), b2 = boxes_as(boxes2, dtype);
-  const Tensor grad1 = torch::stable::new_empty(b1, {num_batches, rows, 4}, dtype);
-  const Tensor grad2 = torch::stable::new_empty(b2, {num_batches, columns, 4}, dtype);
+  const Tensor grad1 = new_tensor(b1, {num_batches, rows, 4}, dtype);
+  const Tensor grad2 = new_tensor(b2, {num_batches, columns, 4}, dtype);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const dim3 threads(kWarp, kWarps);

@@ -36,8 +36,8 @@ std::tuple<Tensor, Tensor> detect(
   expect_boxes("cls_probs", num_classes * num_anchors);
   expect_boxes("cls_probs", num_classes);
   const Tensor p = contiguous_as(cls_probs, dtype), d = boxes_as(offset_preds, dtype), a = boxes_as(anchors, dtype);
-  const Tensor out = torch::stable::new_empty(p, {num_images, max_detections, 6}, dtype);
-  const Tensor counts = torch::stable::new_empty(p, {num_images}, ScalarType::Long);
+  const Tensor out = new_tensor(p, {num_images, max_detections, 6}, dtype);
+  const Tensor counts = new_tensor(p, {num_images}, ScalarType::Long);
   if (num_images == 0) return {out, counts};
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -11,6 +11,7 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -40,15 +41,13 @@ class DeviceScope {
  public:
   explicit DeviceScope(const Tensor& tensor) {
     const int32_t device = tensor.get_device_index();
-    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard_));
+    CUDAGuardOpaque* guard = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard));
+    guard_.reset(guard);
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
-  ~DeviceScope() { aoti_torch_delete_cuda_guard(guard_); }
-  DeviceScope(const DeviceScope&) = delete;
-  DeviceScope& operator=(const DeviceScope&) = delete;
-
   cudaStream_t stream() const { return stream_; }
 
   int attribute(cudaDeviceAttr attribute) const {
@@ -56,6 +55,10 @@ class DeviceScope {
     check_cuda(cudaGetDevice(&device));
     check_cuda(cudaDeviceGetAttribute(&value, attribute, device));
     return value;
+  }
+
+  void fill_bytes(void* memory, int value, int64_t bytes) const {
+    if (bytes > 0) check_cuda(cudaMemsetAsync(memory, value, bytes, stream_));
   }
 
   // The arguments are converted to the kernel's parameter types.
@@ -76,7 +79,10 @@ class DeviceScope {
   }
 
  private:
-  CUDAGuardOpaque* guard_ = nullptr;
+  struct DeleteGuard {
+    void operator()(CUDAGuardOpaque* guard) const { aoti_torch_delete_cuda_guard(guard); }
+  };
+  std::unique_ptr<CUDAGuardOpaque, DeleteGuard> guard_;
   cudaStream_t stream_ = nullptr;
 };
 
@@ -109,7 +115,7 @@ class Scratch {
     return {offset};
   }
   void allocate(const Tensor& like) {
-    memory_ = torch::stable::new_empty(like, {larger(bytes_, int64_t{1})}, ScalarType::Byte);
+    memory_ = new_tensor(like, {larger(bytes_, int64_t{1})}, ScalarType::Byte);
     base_ = static_cast<unsigned char*>(memory_->mutable_data_ptr());
 #if !defined(__CUDACC__)
     for (const auto& [begin, end] : gaps_) simt_guard(base_ + begin, end - begin);

@@ -66,7 +66,7 @@ Tensor multibox_detection(
   expect_boxes("cls_probs", num_anchors);
   expect_boxes("cls_probs", num_classes);
   const Tensor p = contiguous_as(cls_probs, dtype), d = boxes_as(offset_preds, dtype), a = boxes_as(anchors, dtype);
-  const Tensor out = torch::stable::new_empty(p, {num_images, num_anchors, 6}, dtype);
+  const Tensor out = new_tensor(p, {num_images, num_anchors, 6}, dtype);
   if (out.numel() == 0) return out;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
@@ -85,7 +85,7 @@ Tensor multibox_detection(
         decoded);
     const Candidates<T> in = {decoded.boxes, num_anchors, 1, nullptr, decoded.keys, nullptr, false, T(0)};
     suppress(scope, p, in, num_images, nms_threshold, num_anchors, scratch.get(keep), scratch.get(counts));
-    check_cuda(cudaMemsetAsync(scratch.get(row_of), kNotKept, total * sizeof(int), scope.stream()));
+    scope.fill_bytes(scratch.get(row_of), kNotKept, total * sizeof(int));
     scope.launch(
         detection_rows_kernel<T>, num_images, kRowThreads, sizeof(RowShared), decoded, num_anchors,
         static_cast<T>(pos_threshold), scratch.get(keep), scratch.get(counts), scratch.get(row_of),

@@ -24,9 +24,9 @@ Tensor nms_one(
   expect_boxes("boxes", size);
   const Tensor b = boxes_as(boxes, dtype), s = contiguous_as(scores, dtype);
   const std::optional<Tensor> ids = as_long(idxs);
-  Tensor keep = torch::stable::new_empty(b, {size}, ScalarType::Long);
+  Tensor keep = new_tensor(b, {size}, ScalarType::Long);
   if (size == 0) return keep;
-  const Tensor count = torch::stable::new_empty(b, {1}, ScalarType::Long);
+  const Tensor count = new_tensor(b, {1}, ScalarType::Long);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     suppress(
@@ -58,8 +58,8 @@ std::tuple<Tensor, Tensor> nms_padded(
   expect_boxes("boxes", size);
   const Tensor b = boxes_as(boxes, dtype), s = contiguous_as(scores, dtype);
   const std::optional<Tensor> ids = as_long(class_ids);
-  const Tensor keep = torch::stable::new_empty(b, {num_images, most}, ScalarType::Long);
-  const Tensor counts = torch::stable::new_empty(b, {num_images}, ScalarType::Long);
+  const Tensor keep = new_tensor(b, {num_images, most}, ScalarType::Long);
+  const Tensor counts = new_tensor(b, {num_images}, ScalarType::Long);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     Candidates<T> in = candidates<T>(b, s, ids);

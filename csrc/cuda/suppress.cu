@@ -12,8 +12,8 @@ void suppress(
     int64_t most, int64_t* keep, int64_t* counts) {
   if (num_images == 0) return;
   if (in.size == 0) {
-    check_cuda(cudaMemsetAsync(keep, -1, num_images * most * sizeof(int64_t), scope.stream()));
-    check_cuda(cudaMemsetAsync(counts, 0, num_images * sizeof(int64_t), scope.stream()));
+    scope.fill_bytes(keep, -1, num_images * most * sizeof(int64_t));
+    scope.fill_bytes(counts, 0, num_images * sizeof(int64_t));
     return;
   }
   const auto threshold = static_cast<T>(iou_threshold);

@@ -98,8 +98,8 @@ class Ranges {
 
   __device__ Ranges(const Field<T, Index>& field, const Box<T>& box, uint64_t seed) : seed_(seed) {
     const Extent extent = extent_of(box);
-    t_ = static_cast<double>(field.threshold) * (1 - kIouMargin);
-    const Levels levels = levels_of(extent.longest(), t_);
+    least_ = least_of(field.threshold);
+    const Levels levels = levels_of(extent.longest(), least_);
     bit_ = levels.lowest;
     highest_ = levels.highest;
     all_ = !(field.threshold > T(kLeastThreshold)) || kind_of(box, extent) != Kind::kRegular;
@@ -147,7 +147,7 @@ class Ranges {
     const Extent extent = extent_of(box);
     level_ = bit_ - kLevelOffset;
     const double scale_x = cells_per_unit(level_, kLog2CellsX), scale_y = cells_per_unit(level_, kLog2CellsY);
-    const double reach_x = reach(extent.w, level_, t_), reach_y = reach(extent.h, level_, t_);
+    const double reach_x = reach(extent.w, level_, least_), reach_y = reach(extent.h, level_, least_);
     const int64_t left = cell_of(extent.cx - reach_x, scale_x), right = cell_of(extent.cx + reach_x, scale_x);
     const int64_t bottom = cell_of(extent.cy + reach_y, scale_y);
     y_ = cell_of(extent.cy - reach_y, scale_y);
@@ -159,7 +159,7 @@ class Ranges {
   }
 
   uint64_t seed_;
-  double t_;
+  Least least_;
   int64_t y_ = 0;
   unsigned left_ = 0, right_ = 0, last_ = 0;
   int bit_, highest_, level_ = 0, rows_ = 0, rows_left_ = kMostRows;

@@ -1,11 +1,13 @@
 // Suppression of any number of candidates in O(N) memory, in a constant number of launches, everything in global memory.
-// A thread owns a candidate: rank_kernel, a sort, place_kernel, a scan of the buckets' sizes, fill_kernel, judge_kernel a
-// few times, finish_kernel (a block owns an image and goes through it by rank until nothing is undecided), flag_kernel, a
-// scan of the flags, keep_kernel. Ranks and slots are numbered through the whole batch: image b has ranks from b * N.
+// A thread owns a candidate: rank_kernel and a sort (or sort_kernel), place_kernel, a scan of the buckets' sizes,
+// fill_kernel, judge_kernel a few times, finish_kernel (a block owns an image and goes through it by rank until nothing
+// is undecided), flag_kernel, a scan of the flags, keep_kernel. Ranks and slots are numbered through the whole batch:
+// image b has ranks from b * N.
 #pragma once
 
 #include "suppress.cuh"
 
+#include <cub/block/block_radix_sort.cuh>
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
 #include <cub/device/device_segmented_radix_sort.cuh>
@@ -13,7 +15,7 @@
 namespace tinyssd {
 
 constexpr int kLargeThreads = 256, kFinishThreads = 512;
-constexpr int kJudgeRounds = 4;  // over the whole batch; few chains are longer
+constexpr int kJudgeRounds = 8;  // over the whole batch; few chains are longer, and finish_kernel is slow
 constexpr int kFinishSpan = 16;  // states that a thread of finish_kernel looks at before it goes into detail
 constexpr int64_t kMostBuckets = int64_t{1} << 18;  // an image; beyond that buckets grow
 
@@ -52,6 +54,38 @@ __global__ void __launch_bounds__(kLargeThreads) rank_kernel(
   candidates[i] = static_cast<uint32_t>(candidate);
   if (candidate == 0) offsets[image] = static_cast<int>(i);
   if (i == total - 1) offsets[image + 1] = static_cast<int>(total);
+}
+
+// Instead of rank_kernel and a sort of CUB's where an image's candidates fit one block: those give a segment one block in
+// each of many launches.
+constexpr int kSortThreads = 512, kSortItems = 16;
+template <class T>
+constexpr bool kBlockSorts = sizeof(T) == 4;  // keys of 64 bits would not fit the registers
+
+template <class T>
+using BlockSort = cub::BlockRadixSort<RankKey<T>, kSortThreads, kSortItems, uint16_t>;
+
+template <class T>
+__global__ void __launch_bounds__(kSortThreads) sort_kernel(
+    const Candidates<T> in,
+    RankKey<T>* __restrict__ keys,   // [B, N]
+    uint32_t* __restrict__ order) {  // [B, N]
+  auto& shared = shared_memory<typename BlockSort<T>::TempStorage>();
+  const int64_t image = blockIdx.x;
+  RankKey<T> own_keys[kSortItems];
+  uint16_t candidates[kSortItems];
+  for (int i = 0; i < kSortItems; ++i) {
+    const int candidate = threadIdx.x * kSortItems + i;
+    own_keys[i] = candidate < in.size ? in.key(image, candidate) : kNoCandidate<T>;
+    candidates[i] = static_cast<uint16_t>(candidate);
+  }
+  BlockSort<T>(shared).SortBlockedToStriped(own_keys, candidates);
+  for (int i = 0; i < kSortItems; ++i) {
+    const int rank = i * kSortThreads + threadIdx.x;
+    if (rank >= in.size) continue;
+    keys[image * in.size + rank] = own_keys[i];
+    order[image * in.size + rank] = candidates[i];
+  }
 }
 
 constexpr uint32_t kNoBucket = 0xffffffffu;
@@ -98,7 +132,8 @@ __global__ void __launch_bounds__(kLargeThreads)
   const uint32_t rank = arrays.ranks[slot];
   if (State<uint32_t>::decided(arrays.states[rank])) return;
   const int64_t image = rank / in.size;
-  arrays.states[rank] = judge(arrays.field(image, threshold), in, image, load_box(arrays.boxes + slot), rank);
+  const Field<T, uint32_t> field = arrays.field(image, threshold);
+  field.states[rank] = judge(field, in, image, load_box(arrays.boxes + slot), rank);
 }
 
 template <class T>
@@ -110,7 +145,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   const auto open = [&](int64_t i) { return i < in.size && !S::decided(field.states[first + i]); };
   for (int64_t start = threadIdx.x; start - threadIdx.x < in.size; start += kFinishSpan * kFinishThreads) {
     bool any = false;
-    for (int k = 0; k < kFinishSpan; ++k) any = any || open(start + k * kFinishThreads);
+    for (int k = 0; k < kFinishSpan; ++k) any |= open(start + k * kFinishThreads);
     if (!__syncthreads_or(any)) continue;
     for (int k = 0; k < kFinishSpan; ++k) {
       const int64_t i = start + k * kFinishThreads;
@@ -168,6 +203,7 @@ void suppress_large(
   RankKey<T>*keys_in = nullptr, *keys = nullptr;
   uint32_t *order_in = nullptr, *order = nullptr, *starts_data = nullptr, *flags_data = nullptr;
   int* offsets_data = nullptr;
+  const bool in_blocks = kBlockSorts<T> && in.size <= kSortThreads * kSortItems;
   const auto sort = [&](void* memory, size_t& bytes) {
     if (segments == 1) {
       return cub::DeviceRadixSort::SortPairs(
@@ -183,7 +219,8 @@ void suppress_large(
   const auto scan_flags = [&](void* memory, size_t& bytes) {
     return cub::DeviceScan::ExclusiveSum(memory, bytes, flags_data, flags_data, total + 1, stream);
   };
-  const int64_t cub_size = larger(cub_bytes(sort), larger(cub_bytes(scan_starts), cub_bytes(scan_flags)));
+  const int64_t sort_size = in_blocks ? 0 : cub_bytes(sort);
+  const int64_t cub_size = larger(sort_size, larger(cub_bytes(scan_starts), cub_bytes(scan_flags)));
 
   Scratch scratch;
   const auto unsorted_keys = scratch.add<RankKey<T>>(total), sorted_keys = scratch.add<RankKey<T>>(total);
@@ -223,11 +260,18 @@ void suppress_large(
       flags_data};
 
   const int64_t blocks = ceil_div(total, kLargeThreads);
-  check_cuda(cudaMemsetAsync(starts_data, 0, num_starts * sizeof(uint32_t), stream));
-  check_cuda(cudaMemsetAsync(arrays.levels, 0, num_images * sizeof(unsigned long long), stream));
-  check_cuda(cudaMemsetAsync(keep, -1, num_images * most * sizeof(int64_t), stream));
-  scope.launch(rank_kernel<T>, blocks, kLargeThreads, 0, in, total, keys_in, order_in, offsets_data);
-  run(sort);
+  scope.fill_bytes(starts_data, 0, num_starts * sizeof(uint32_t));
+  scope.fill_bytes(arrays.levels, 0, num_images * sizeof(unsigned long long));
+  scope.fill_bytes(keep, -1, num_images * most * sizeof(int64_t));
+  if (in_blocks) {
+    if constexpr (kBlockSorts<T>) {
+      const size_t shared_bytes = sizeof(typename BlockSort<T>::TempStorage);
+      scope.launch(sort_kernel<T>, num_images, kSortThreads, shared_bytes, in, keys, order);
+    }
+  } else {
+    scope.launch(rank_kernel<T>, blocks, kLargeThreads, 0, in, total, keys_in, order_in, offsets_data);
+    run(sort);
+  }
   scope.launch(place_kernel<T>, blocks, kLargeThreads, 0, in, arrays);
   run(scan_starts);
   scope.launch(fill_kernel<T>, blocks, kLargeThreads, 0, in, arrays);

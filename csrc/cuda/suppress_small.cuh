@@ -22,7 +22,7 @@ struct SmallShared {
     unsigned starts_memory[kBuckets / 2 + 1];  // kBuckets + 2 numbers of 16 bits, counted in pairs
     uint16_t ranks[kSize], order[kSize], states[kSize];
     typename Scan::TempStorage scan;
-    unsigned long long levels;
+    unsigned levels[2];
 
     __device__ uint16_t* starts() { return reinterpret_cast<uint16_t*>(starts_memory); }
   };
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kThreads) suppress_small_kernel(
   __syncthreads();
 
   for (int k = thread; k < Shared::kBuckets / 2 + 1; k += kThreads) arrays.starts_memory[k] = 0;
-  if (thread == 0) arrays.levels = 0;
+  if (thread < 2) arrays.levels[thread] = 0;
   int size = 0;
   for (int i = 0; i < kItems; ++i) size += __syncthreads_count(keys[i] != kNoCandidate<T>);
 
@@ -81,7 +81,10 @@ __global__ void __launch_bounds__(kThreads) suppress_small_kernel(
     places[i] = place.bucket << 16 | count_in(arrays.starts_memory, place.bucket);
     if (place.kind == Kind::kRegular) levels |= 1ull << (place.level + kLevelOffset);
   }
-  if (levels != 0) atomicOr(&arrays.levels, levels);
+  for (int half = 0; half < 2; ++half) {  // a 64-bit atomic in shared memory is a loop
+    const unsigned bits = __reduce_or_sync(kAllLanes, static_cast<unsigned>(levels >> (32 * half)));
+    if (thread % kWarp == 0 && bits != 0) atomicOr(arrays.levels + half, bits);
+  }
   __syncthreads();
 
   unsigned sizes[kItems], total;
@@ -102,8 +105,9 @@ __global__ void __launch_bounds__(kThreads) suppress_small_kernel(
     arrays.ranks[slot] = static_cast<uint16_t>(rank);
   }
 
-  const Field<T, uint16_t> field = {arrays.boxes,  arrays.ranks, starts,        arrays.order,
-                                    arrays.states, kMask,        arrays.levels, threshold};
+  levels = static_cast<unsigned long long>(arrays.levels[1]) << 32 | arrays.levels[0];
+  const Field<T, uint16_t> field = {arrays.boxes,  arrays.ranks, starts, arrays.order,
+                                    arrays.states, kMask,        levels, threshold};
   const int slots = starts[Shared::kBuckets + 1];
   bool waiting = slots > 0;
   while (__syncthreads_or(waiting)) {  // the first time: until the slots are filled

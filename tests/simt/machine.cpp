@@ -384,7 +384,7 @@ void launch(
 
 int& shared_memory_of(const void* the_kernel) {
   static std::map<const void*, int> sizes;
-  return sizes.emplace(the_kernel, std::min(limit, kSharedMemoryByDefault)).first->second;
+  return sizes.emplace(the_kernel, kSharedMemoryByDefault).first->second;
 }
 
 cudaError_t last_error(cudaError_t error, bool clear) {
@@ -399,7 +399,7 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* the_kerne
   const bool block_fits =
       block.x - 1 < 1024 && block.y - 1 < 1024 && block.z - 1 < 64 && uint64_t{block.x} * block.y * block.z <= 1024;
   if (!grid_fits || !block_fits) return cudaErrorInvalidConfiguration;
-  const int most = std::min(limit, shared_memory_of(the_kernel));
+  const int most = std::max(kSharedMemoryByDefault, std::min(limit, shared_memory_of(the_kernel)));
   return config.dynamicSmemBytes <= static_cast<size_t>(most) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -417,7 +417,7 @@ const char* cudaGetErrorString(cudaError_t error) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = std::min(simt::limit, simt::kSharedMemoryByDefault); break;
+    case cudaDevAttrMaxSharedMemoryPerBlock: *value = simt::kSharedMemoryByDefault; break;
     case cudaDevAttrWarpSize: *value = simt::kWarp; break;
     case cudaDevAttrMultiProcessorCount: *value = 4; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;

@@ -7,7 +7,8 @@ AddressSanitizer, and runs pytest with the backend "simt" alone. What needs more
 torch.compile, vmap, meta tensors) is left out, by conftest.py.
 
 TINYSSD_OPS_SIMT_SEEDS=n          every test with n seeds, each another order of blocks and threads; default 1
-TINYSSD_OPS_SIMT_SHARED_MEMORY=n  the most shared memory of a block, in bytes; default 232448, as on an H100
+TINYSSD_OPS_SIMT_SHARED_MEMORY=n  the most shared memory that a kernel may ask for, in bytes; default 232448, as on an
+                                  H100. 48 KB are always there, but what goes by this number takes its other path.
 """
 
 from __future__ import annotations
