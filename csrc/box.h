@@ -58,7 +58,7 @@ TINYSSD_INLINE T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
   const T inter = intersection(a, b);
   const T united = area_a + area_b - inter;
 #if defined(__CUDA_ARCH__)
-  // Most pairs do not meet, and dividing 0 is a subroutine on a GPU.
+  // Most pairs do not meet, and dividing 0 is a subroutine on a GPU: they divide 1 by 1.
   const bool meet = inter > T(0) && united > T(0);
   return meet ? (meet ? inter : T(1)) / (meet ? united : T(1)) : T(0);
 #else

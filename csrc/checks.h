@@ -1,6 +1,8 @@
-// Argument checks shared by every backend: the same sentences as tinyssd_ops/_checks.py. Raises std::invalid_argument,
-// which Python sees as a ValueError.
+// Argument checks shared by every backend: the same sentences as tinyssd_ops/_checks.py, raised as std::invalid_argument,
+// which Python sees as a ValueError. And the few helpers for tensors that every op needs.
 #pragma once
+
+#include "box.h"
 
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -76,9 +78,9 @@ inline void expect_number(const char* name, double value) {
   expect(value == value, name, ": expected a number, got nan");
 }
 
-// Boxes of one image are numbered with 32 bits.
-inline void expect_boxes(const char* name, int64_t size) {
-  expect(size < int64_t{1} << 31, name, ": expected fewer than 2**31 boxes an image, got ", size);
+// The boxes, anchors or candidates of one image are numbered with 32 bits.
+inline void expect_numbered(const char* name, int64_t size) {
+  expect(size < int64_t{1} << 31, name, ": expected fewer than 2**31 an image, got ", size);
 }
 
 inline std::string dtype_string(ScalarType dtype) {
@@ -151,6 +153,21 @@ inline Tensor contiguous_as(const Tensor& tensor, ScalarType dtype) {
   return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
 }
 
+inline std::optional<Tensor> contiguous_as(const std::optional<Tensor>& tensor, ScalarType dtype) {
+  return tensor ? std::optional(contiguous_as(*tensor, dtype)) : std::nullopt;
+}
+
+// A tensor of boxes [..., 4], contiguous and of the dtype.
+template <class T>
+const Box<T>* box_data(const Tensor& tensor) {
+  return reinterpret_cast<const Box<T>*>(tensor.const_data_ptr<T>());
+}
+
+template <class T>
+Box<T>* mutable_box_data(const Tensor& tensor) {
+  return reinterpret_cast<Box<T>*>(tensor.mutable_data_ptr<T>());
+}
+
 // A new tensor on the device of `like`. The stable ABI drops torch's reason when an allocation fails: this says it.
 inline Tensor new_tensor(const Tensor& like, const std::vector<int64_t>& shape, ScalarType dtype) {
   try {
@@ -190,6 +207,8 @@ inline ScalarType check_assign_anchors(
     expect_device("gt_valid", *gt_valid, anchors);
   }
   expect_threshold("iou_threshold", iou_threshold);
+  expect_numbered("anchors", anchors.size(0));
+  expect_numbered("gt_boxes", gt_boxes.size(gt_boxes.dim() - 2));
   return dtype;
 }
 
@@ -198,6 +217,8 @@ inline ScalarType check_multibox_target(const Tensor& anchors, const Tensor& lab
   expect_shape("labels", labels, {"B", "G", 5});
   const ScalarType dtype = compute_dtype({{"anchors", anchors}, {"labels", labels}});
   expect_threshold("iou_threshold", iou_threshold);
+  expect_numbered("anchors", anchors.size(anchors.dim() - 2));
+  expect_numbered("labels", labels.size(1));
   return dtype;
 }
 
@@ -206,6 +227,7 @@ inline ScalarType check_nms(const Tensor& boxes, const Tensor& scores, double io
   expect_shape("scores", scores, {boxes.size(0)});
   const ScalarType dtype = compute_dtype({{"boxes", boxes}, {"scores", scores}});
   expect_threshold("iou_threshold", iou_threshold);
+  expect_numbered("boxes", boxes.size(0));
   return dtype;
 }
 
@@ -232,6 +254,7 @@ inline ScalarType check_nms_padded(
   }
   if (score_threshold) expect_number("score_threshold", *score_threshold);
   if (max_output) expect_count("max_output", *max_output);
+  expect_numbered("boxes", boxes.size(1));
   return dtype;
 }
 
@@ -242,6 +265,7 @@ inline ScalarType check_predictions(const Tensor& cls_probs, const Tensor& offse
   expect_shape("offset_preds", offset_preds, {cls_probs.size(0), 4 * num_anchors});
   anchors.dim() == 2 ? expect_shape("anchors", anchors, {num_anchors, 4})
                      : expect_shape("anchors", anchors, {1, num_anchors, 4});
+  expect_numbered("cls_probs", cls_probs.size(1) * larger(num_anchors, int64_t{1}));
   return compute_dtype({{"cls_probs", cls_probs}, {"offset_preds", offset_preds}, {"anchors", anchors}});
 }
 

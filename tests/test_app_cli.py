@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,15 @@ def test_help_does_not_wait_for_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_without_spinning_unless_told_to(before, after, monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if before is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", before)
+    assert main(["info"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == after
+
+
 def test_train_leaves_pictures(run):
     for name in ("curves.png", "predictions.png"):
         assert Image.open(run / name).width > 500
@@ -46,6 +56,17 @@ def test_eval(run, capsys):
     assert main(["eval", str(run), "--device", "cpu"]) == 0
     assert "AP50" in capsys.readouterr().out
     assert json.loads((run / "eval.json").read_text())["pictures"] == 4
+
+
+def test_eval_says_when_the_classes_have_other_names(run, tmp_path, capsys):
+    for split in ("train", "val"):
+        images = tmp_path / f"toy_{split}" / "images"
+        images.mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(images / "a.png")
+        (images.parent / "label.csv").write_text("img_name,label,xmin,ymin,xmax,ymax\na.png,0,1,1,9,9\n")
+    (tmp_path / "classes.txt").write_text("star\nfish\nheart\n")
+    assert main(["eval", str(run), "--device", "cpu", "--data", str(tmp_path)]) == 0
+    assert "by their numbers: fish, star, heart as star, fish, heart" in capsys.readouterr().err
 
 
 def test_predict(run, tmp_path, capsys):
@@ -67,10 +88,53 @@ def test_predict(run, tmp_path, capsys):
             assert 0 <= y1 <= y2 <= result["height"]
 
 
+def test_predict_never_writes_among_the_pictures(run, tmp_path, capsys):
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    before = (tmp_path / "x.png").read_bytes()
+    assert main(["predict", str(tmp_path / "x.png"), "--out", str(tmp_path), "--run", str(run)]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_predict_goes_on_after_a_picture_that_cannot_be_read(run, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.jpg").write_text("no picture")
+    (pictures / "b.jpg").mkdir()
+    Image.new("L", (9, 9)).save(pictures / "c.jpg")
+    assert main(["predict", str(pictures), "--out", str(tmp_path / "out"), "--run", str(run), "--device", "cpu"]) == 2
+    assert [row["drawn"] for row in json.loads((tmp_path / "out" / "predictions.json").read_text())] == ["c.png"]
+    output = capsys.readouterr()
+    assert "wrote 1 picture and" in output.out
+    assert output.err.startswith(f"tinyssd: error: {pictures / 'a.jpg'}: cannot read this picture")
+
+
+def test_output_folder_that_is_a_file_is_one_sentence(run, tmp_path, capsys):
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.png")
+    (tmp_path / "out").touch()
+    assert main(["predict", str(tmp_path / "x.png"), "--out", str(tmp_path / "out"), "--run", str(run)]) == 2
+    assert capsys.readouterr().err == f"tinyssd: error: {tmp_path / 'out'}: File exists\n"
+
+
 def test_resume_of_a_finished_run_changes_nothing(run, capsys):
     before = (run / "metrics.jsonl").read_text()
     assert main(["train", "--resume", str(run)]) == 0
     assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_help_tells_the_defaults(capsys):
+    from tinyssd.config import TrainConfig
+    from tinyssd.demo import demo_config
+
+    demo = demo_config()
+    for command, defaults in (
+        ("train", (TrainConfig.epochs, TrainConfig.batch_size, TrainConfig.learning_rate)),
+        ("demo", (demo.train.epochs, demo.data.train_size)),
+    ):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert all(f"(default: {value})" in text for value in defaults)
 
 
 def test_demo(tmp_path, capsys):
@@ -91,14 +155,18 @@ def test_info(capsys):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["train", "--data", "nowhere"], "no such folder"),
+        (["train", "--data", "nowhere"], "no such folder; expected one, or the name 'synthetic' or 'banana'"),
         (["train", "--device", "tpu"], "expected auto, cpu or cuda"),
         (["train", "--epochs", "0"], "expected at least 1"),
         (["train", "--image-size", "8"], "too small"),
+        (["train", "--image-size", "0"], "too small"),
+        (["train", "--lr", "-1"], "expected a positive number"),
+        (["train", "--lr", "inf"], "expected a positive number"),
         (["train", "--resume", "nowhere"], "no such run folder"),
         (["train", "--resume", "nowhere", "--lr", "1"], "leave out --lr"),
         (["train", "--config", "nowhere.json"], "cannot be read as JSON"),
         (["train", "--seed", "-1"], "expected at least 0"),
+        (["train", "--seed", str(2**31)], "less than 2147483648"),
         (["train", "--workers", "-1"], "expected at least 0"),
         (["demo", "--pictures", "0"], "expected at least 1"),
         (["demo", "--test-pictures", "0"], "expected at least 1"),
@@ -117,4 +185,6 @@ def test_mistakes_are_one_sentence(command, message, capsys, tmp_path, monkeypat
 
 def test_train_does_not_overwrite_a_run(run, capsys):
     assert main(["train", "--run", str(run)]) == 2
-    assert f"continue it with --resume {run}" in capsys.readouterr().err
+    assert f"continue it with 'tinyssd train --resume {run}'" in capsys.readouterr().err
+    assert main(["demo", "--run", str(run)]) == 2
+    assert "holds a run already" in capsys.readouterr().err

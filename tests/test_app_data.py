@@ -22,7 +22,7 @@ from tinyssd.data import (
     read_picture,
     to_input,
 )
-from tinyssd.errors import DataError
+from tinyssd.errors import ConfigError, DataError
 from tinyssd.sources import cache_folder, fetch_banana, open_data
 from tinyssd.synthetic import SyntheticSource
 
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 
 def test_folder_gives_resized_pictures_and_shares(folder):
-    train, val = open_folder(folder)
+    train, val = open_folder(str(folder))
     assert (len(train), len(val)) == (2, 1)
     assert train.class_names == ("class 0", "class 1")
     image, labels = Pictures(train, (32, 48))[0, 0]
@@ -69,8 +69,47 @@ def test_class_names_from_file_and_from_folder(folder, tmp_path):
     (folder / "classes.txt").write_text("cat\ndog\n")
     assert open_folder(folder)[0].class_names == ("cat", "dog")
     (folder / "classes.txt").write_text("cat\n")
-    with pytest.raises(DataError, match=r"label\.csv, line 3: label 1 has no name; there are 1 classes"):
+    with pytest.raises(DataError, match=r"label\.csv, line 3: label 1 has no name; the last class is 0"):
         open_folder(folder)
+    (folder / "classes.txt").write_bytes("\ufeffKätzchen\r\ndog\r\n\r\n".encode())
+    assert open_folder(folder)[0].class_names == ("Kätzchen", "dog")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\n", "no class name"), (b"a\nb\na\n", "stands in it twice"), (b"K\xe4tzchen\n", "in UTF-8")],
+)
+def test_wrong_class_file_is_an_error(folder, content, message):
+    (folder / "classes.txt").write_bytes(content)
+    with pytest.raises(DataError, match=rf"classes\.txt: .*{message}"):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEADER + "\na.png,0,1,1,5,5\n   \n,,,,,\n",
+        "\ufeff" + HEADER + "a.png,0,1,1,5,5\n",
+        (HEADER + "a.png,0,1,1,5,5\n").replace("\n", "\r\n"),
+        (HEADER + "a.png,0,1,1,5,5\n").replace(",", " , "),
+        HEADER + "a.png,0.0,1.0,1.0,5.0,5.0\n",
+        "xmin,ymin,xmax,ymax,label,note,img_name\n1,1,5,5,0,,a.png\n",
+    ],
+    ids=["blank lines", "BOM", "CRLF", "spaces", "floats", "order"],
+)
+def test_label_file_as_other_programs_write_it(tmp_path, text):
+    write_split(tmp_path, "", {"a.png": Image.new("RGB", (10, 10))})
+    (tmp_path / "label.csv").write_bytes(text.encode())
+    (rows,) = read_label_file(tmp_path / "label.csv").values()
+    assert [(row.label, row.box) for row in rows] == [(0, (1, 1, 5, 5))]
+
+
+def test_picture_without_objects(folder):
+    label = folder / "toy_train" / "label.csv"
+    label.write_text(label.read_text().replace("b.png,1,5,5,10,20", "b.png,,,,,"))
+    loader, _ = make_loader(Pictures(open_folder(folder)[0], (16, 16), AugmentConfig(flip=1, zoom=2)), batch_size=2)
+    _, labels = next(iter(loader))
+    assert labels[1].tolist() == [[-1] * 5] * 2
 
 
 @pytest.mark.parametrize(
@@ -78,7 +117,12 @@ def test_class_names_from_file_and_from_folder(folder, tmp_path):
     [
         ("img_name,label,xmin,ymin,xmax\na.png,0,1,1,5\n", r"label\.csv, line 1: missing column ymax"),
         (HEADER + "a.png,0,1,1,5,5\na.png,0,1,one,5,5\n", r"label\.csv, line 3: ymin must be a number, got 'one'"),
-        (HEADER + "a.png,0,1,1,5\n", r"label\.csv, line 2: ymax must be a number, got None"),
+        (HEADER + "a.png,0,1,1,5\n", r"label\.csv, line 2: expected 6 fields, got 5"),
+        (HEADER + "a.png,0,1,5,1,5,5,0,5,0\n", r"label\.csv, line 2: expected 6 fields, got 10"),
+        (HEADER + "a.png,0,1,1,5,\n", r"label\.csv, line 2: ymax must be a number, got ''"),
+        (HEADER.replace(",", ";"), r"line 1: missing column img_name, .*; it has 'img_name;label;"),
+        (HEADER + 'a.png,0,1,1,5,5\n"a.png,0,1,1,5,5\n', r"label\.csv, after line 2: not a CSV file .*end of data"),
+        (HEADER + "a.png,,,,,\n", "no box in it"),
         (HEADER + "a.png,0,1,1,nan,5\n", r"line 2: xmax must be a number, got 'nan'"),
         (HEADER + "a.png,0,1,1,inf,5\n", r"line 2: xmax must be a number, got 'inf'"),
         (HEADER + "a.png,-1,1,1,5,5\n", r"line 2: label must be a whole number from 0, got -1"),
@@ -97,6 +141,18 @@ def test_wrong_label_file_is_an_error(tmp_path, text, message):
     write_split(tmp_path / "x_train", text, pictures)
     with pytest.raises(DataError, match=message):
         open_folder(tmp_path)
+
+
+def test_label_file_of_another_encoding_is_an_error(tmp_path):
+    (tmp_path / "label.csv").write_text(HEADER + "ä.png,0,1,1,5,5\n", encoding="latin-1")
+    with pytest.raises(DataError, match=r"label\.csv, after line \d+: not a CSV file in UTF-8"):
+        read_label_file(tmp_path / "label.csv")
+
+
+@pytest.mark.parametrize("values", [{"flip": 2}, {"color": -1}, {"zoom": 0.5}, {"zoom": float("nan")}])
+def test_wrong_augmentation_is_an_error(values):
+    with pytest.raises(ConfigError, match=rf"{next(iter(values))}.*: expected"):
+        AugmentConfig(**values)
 
 
 def test_missing_folders_and_files_are_errors(tmp_path):
@@ -140,6 +196,14 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     assert rgb.size == (6, 4)
     if mode.startswith("I"):
         assert rgb.getpixel((0, 0)) == (155, 155, 155)
+
+
+def test_transparent_palette_becomes_rgb_without_a_warning(tmp_path, recwarn):
+    picture = Image.new("P", (6, 4))
+    picture.putpalette([200, 100, 0])
+    picture.save(tmp_path / "x.png", transparency=bytes(range(256)))
+    assert read_picture(tmp_path / "x.png").getpixel((0, 0)) == (200, 100, 0)
+    assert not recwarn.list
 
 
 def test_turned_picture_is_turned_upright(tmp_path):

@@ -113,12 +113,20 @@ def test_predict_returns_padded_rows_inside_the_picture():
     assert rows[..., 2:].max() <= 1
 
 
+def test_predict_in_training_mode_is_an_error():
+    with pytest.raises(RuntimeError, match=r"call eval\(\) first"):
+        TinySSD(3, **SMALL).predict(torch.zeros(1, 3, 64, 48))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"num_classes": 1}, "num_classes: expected at least 2"),
         ({"num_classes": 2, "sizes": ((0.2,),)}, "one entry for each stage"),
         ({"num_classes": 2, "image_size": (32, 32)}, "too small"),
+        ({"num_classes": 2, "image_size": (256,)}, "expected height and width"),
+        ({"num_classes": 2, "sizes": ((0.2, -0.3),) * 5}, "sizes: expected positive numbers"),
+        ({"num_classes": 2, "ratios": ((),) * 5}, "at least one in each stage"),
         ({"num_classes": 2, "widths": ((), (8,), (8,), (8,), ())}, "first stage"),
     ],
 )

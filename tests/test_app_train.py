@@ -12,12 +12,17 @@ import pytest
 import torch
 from tinyssd import train as training
 from tinyssd.checkpoint import latest_run, load_checkpoint, load_model, save_checkpoint
+from tinyssd.cli import main
 from tinyssd.config import DataConfig, RunConfig, TrainConfig, read_config_file
-from tinyssd.errors import CheckpointError, ConfigError
-from tinyssd.evaluate import average_precision
+from tinyssd.data import Pictures, make_loader, to_input
+from tinyssd.errors import CheckpointError, ConfigError, DataError, TrainingError
+from tinyssd.evaluate import average_precision, evaluate
 from tinyssd.loss import IGNORED
-from tinyssd.model import TinySSDConfig
+from tinyssd.model import TinySSD, TinySSDConfig
+from tinyssd.synthetic import SyntheticSource
 from tinyssd.train import pick_device, train
+
+from tinyssd_ops import multibox_target
 
 TINY = TinySSDConfig(
     num_classes=4,
@@ -131,6 +136,78 @@ def test_other_files_are_no_checkpoints(tmp_path):
         latest_run(tmp_path / "runs")
 
 
+@pytest.mark.parametrize("part", ["config", "model", "progress", "setting"])
+def test_checkpoint_of_another_version_is_an_error(uninterrupted, tmp_path, part):
+    contents = load_checkpoint(uninterrupted / "checkpoint.pt")
+    if part == "setting":
+        contents["config"]["train"]["optimizer"] = "sgd"
+    elif part == "model":
+        contents["model"].popitem()
+    else:
+        del contents[part]
+    save_checkpoint(tmp_path / "checkpoint.pt", contents)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt: does not fit this version"):
+        load_model(str(tmp_path))
+    assert main(["train", "--resume", str(tmp_path)]) == 2
+
+
+def test_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"value": 1})
+
+    def full(contents, file):
+        file.write_bytes(b"half")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 640 vs 534")  # As torch says it.
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        save_checkpoint(path, {"value": 2})
+    assert load_checkpoint(path)["value"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_resume_with_other_data_is_an_error(uninterrupted, monkeypatch):
+    more = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, train_size=24))
+    with pytest.raises(CheckpointError, match="another number of pictures"):
+        train(more, uninterrupted, resume=True)
+    with pytest.raises(DataError, match="has the classes fish, star, heart, the run has a, b, c"):
+        train(dataclasses.replace(CONFIG, class_names=("a", "b", "c")), uninterrupted, resume=True)
+
+
+def test_training_that_diverges_is_an_error(tmp_path, monkeypatch):
+    loss = training.detection_loss
+    monkeypatch.setattr(training, "detection_loss", lambda *arguments: loss(*arguments) * math.nan)
+    with pytest.raises(TrainingError, match="infinite or NaN in epoch 1"):
+        train(CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("values", [{"warmup": 7}, {"weight_decay": -1}, {"match_iou": math.nan}, {"ignore_iou": -0.1}])
+def test_wrong_training_setting_is_an_error(values):
+    with pytest.raises(ConfigError, match="expected"):
+        TrainConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("section", "setting", "value"),
+    [
+        ("train", "epochs", 2.5),
+        ("train", "channels_last", 1),
+        ("train", "seed", True),
+        ("train", "learning_rate", "0.1"),
+        ("train", "workers", "two"),
+        ("data", "name", 3),
+        ("model", "image_size", 64),
+        ("model", "widths", [[16.5], [8]]),
+    ],
+)
+def test_config_file_with_a_value_of_the_wrong_kind_is_an_error(tmp_path, section, setting, value):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({section: {setting: value}}))
+    with pytest.raises(ConfigError, match=f"{section}.{setting} has a value of the wrong kind"):
+        read_config_file(path)
+
+
 def test_config_file_with_an_unknown_setting_is_an_error(tmp_path):
     path = tmp_path / "config.json"
     path.write_text('{"train": {"epocs": 3}}')
@@ -142,6 +219,26 @@ def test_config_file_with_an_unknown_setting_is_an_error(tmp_path):
 def test_unknown_device_is_an_error(name):
     with pytest.raises(ConfigError, match=name):
         pick_device(name)
+
+
+def test_class_error_and_offset_error_are_those_of_the_anchors():
+    torch.manual_seed(0)
+    model = TinySSD.from_config(TINY)
+    pictures = Pictures(SyntheticSource(5, 32), TINY.image_size)
+    loader, _ = make_loader(pictures, batch_size=2)
+    metrics = evaluate(model, loader, torch.device("cpu"))
+    assert not model.training
+    wrong, errors = [], []
+    for index in range(len(pictures)):
+        image, labels = pictures[0, index]
+        with torch.no_grad():
+            anchors, scores, offsets = model(to_input(image[None]))
+        targets, _, classes = multibox_target(anchors, labels[None], 0.5)
+        wrong += (scores[0].argmax(-1) != classes[0]).tolist()
+        matched = classes[0] > 0
+        errors += (offsets - targets).view(-1, 4)[matched].abs().flatten().tolist()
+    assert metrics.class_error == pytest.approx(np.mean(wrong))
+    assert metrics.offset_mae == pytest.approx(np.mean(errors), rel=1e-5)
 
 
 TRUTH = [

@@ -58,7 +58,7 @@ def test_parity_padded(other, n, most, least):
 @pytest.mark.parametrize("n", [1000, 3000, 5000, 9000])
 def test_parity_many(other, n):
     """Around the sizes at which the CUDA kernels change their ways, with and without a filter."""
-    boxes = torch.stack([cases.clustered(n, 1), cases.mixed_sizes(n, 2)])
+    boxes = torch.stack([cases.random_boxes(n, 1, side=0.1), cases.random_boxes(n, 2, side=0.02)])
     scores = torch.stack([cases.random_scores(n), cases.repeated_scores(n)])
     for ids, least in ((None, 0.1), (cases.class_ids(2 * n, 5).view(2, n), None)):
         args = (boxes, scores, 0.4, ids, least, 100)

@@ -6,7 +6,9 @@
 // IoUs are compared as integers, which order like the floats they are the bits of, since no IoU is negative or NaN.
 #include "assign.h"
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 namespace tinyssd {

@@ -13,8 +13,7 @@ Tensor assign_anchors(
   const int64_t num_images = single ? 1 : gt_boxes.size(0), num_gt = gt_boxes.size(gt_boxes.dim() - 2);
   const int64_t num_anchors = anchors.size(0);
   const Tensor a = contiguous_as(anchors, dtype), gt = contiguous_as(gt_boxes, dtype);
-  const std::optional<Tensor> valid =
-      gt_valid ? std::optional(contiguous_as(*gt_valid, ScalarType::Bool)) : std::nullopt;
+  const std::optional<Tensor> valid = contiguous_as(gt_valid, ScalarType::Bool);
   const Tensor out = single ? new_tensor(a, {num_anchors}, ScalarType::Long)
                             : new_tensor(a, {num_images, num_anchors}, ScalarType::Long);
   if (out.numel() == 0) return out;
@@ -22,7 +21,7 @@ Tensor assign_anchors(
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const AnchorArrays<T> arrays(a.const_data_ptr<T>(), num_anchors);
-    const auto* boxes = reinterpret_cast<const Box<T>*>(gt.const_data_ptr<T>());
+    const auto* boxes = box_data<T>(gt);
     const bool* flags = valid ? valid->const_data_ptr<bool>() : nullptr;
     parallel(num_images, num_anchors * (num_gt + 1), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {

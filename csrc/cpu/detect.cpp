@@ -4,6 +4,8 @@
 #include "decode.h"
 #include "suppress.h"
 
+#include <algorithm>
+
 namespace tinyssd {
 namespace {
 
@@ -62,7 +64,6 @@ std::tuple<Tensor, Tensor> detect(
   const ScalarType dtype =
       check_detect(cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections);
   const int64_t num_images = cls_probs.size(0), num_classes = cls_probs.size(1), num_anchors = cls_probs.size(2);
-  expect_boxes("cls_probs", num_classes * num_anchors);
   const Tensor p = contiguous_as(cls_probs, dtype), d = contiguous_as(offset_preds, dtype);
   const Tensor a = contiguous_as(anchors, dtype);
   const Tensor out = new_tensor(p, {num_images, max_detections, 6}, dtype);
@@ -72,8 +73,8 @@ std::tuple<Tensor, Tensor> detect(
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* probs = p.const_data_ptr<T>();
-    const auto* offsets = reinterpret_cast<const Box<T>*>(d.const_data_ptr<T>());
-    const auto* anchor_boxes = reinterpret_cast<const Box<T>*>(a.const_data_ptr<T>());
+    const auto* offsets = box_data<T>(d);
+    const auto* anchor_boxes = box_data<T>(a);
     auto* rows = reinterpret_cast<Row<T>*>(out.mutable_data_ptr<T>());
     parallel(num_images, num_anchors * (num_classes + 10), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {

@@ -7,7 +7,7 @@ namespace tinyssd {
 namespace {
 
 template <class T>
-void detect_image(
+void multibox_detection_image(
     const T* probs,         // [C, A]
     const Box<T>* offsets,  // [A]
     const Box<T>* anchors,  // [A]
@@ -46,7 +46,6 @@ Tensor multibox_detection(
     double pos_threshold) {
   const ScalarType dtype = check_multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold);
   const int64_t num_images = cls_probs.size(0), num_classes = cls_probs.size(1), num_anchors = cls_probs.size(2);
-  expect_boxes("cls_probs", num_anchors);
   const Tensor p = contiguous_as(cls_probs, dtype), d = contiguous_as(offset_preds, dtype);
   const Tensor a = contiguous_as(anchors, dtype);
   const Tensor out = new_tensor(p, {num_images, num_anchors, 6}, dtype);
@@ -54,12 +53,12 @@ Tensor multibox_detection(
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const T* probs = p.const_data_ptr<T>();
-    const auto* offsets = reinterpret_cast<const Box<T>*>(d.const_data_ptr<T>());
-    const auto* anchor_boxes = reinterpret_cast<const Box<T>*>(a.const_data_ptr<T>());
+    const auto* offsets = box_data<T>(d);
+    const auto* anchor_boxes = box_data<T>(a);
     auto* rows = reinterpret_cast<Row<T>*>(out.mutable_data_ptr<T>());
     parallel(num_images, num_anchors * (num_classes + 50), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        detect_image(
+        multibox_detection_image(
             probs + i * num_classes * num_anchors, offsets + i * num_anchors, anchor_boxes, num_classes, num_anchors,
             static_cast<T>(nms_threshold), static_cast<T>(pos_threshold), rows + i * num_anchors);
       }

@@ -19,7 +19,7 @@ std::tuple<Tensor, Tensor, Tensor> multibox_target(const Tensor& anchors, const 
   if (classes.numel() == 0) return {offsets, mask, classes};
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const auto* anchor_boxes = reinterpret_cast<const Box<T>*>(a.const_data_ptr<T>());
+    const auto* anchor_boxes = box_data<T>(a);
     const T* label_data = rows.const_data_ptr<T>();
     T* offset_data = offsets.mutable_data_ptr<T>();
     T* mask_data = mask.mutable_data_ptr<T>();

@@ -2,8 +2,8 @@
 #include "../checks.h"
 #include "suppress.h"
 
+#include <algorithm>
 #include <cstring>
-#include <limits>
 
 namespace tinyssd {
 namespace {
@@ -40,9 +40,8 @@ Tensor nms_one(
     const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& idxs, double iou_threshold,
     ScalarType dtype) {
   const int64_t size = boxes.size(0);
-  expect_boxes("boxes", size);
   const Tensor b = contiguous_as(boxes, dtype), s = contiguous_as(scores, dtype);
-  const std::optional<Tensor> ids = idxs ? std::optional(contiguous_as(*idxs, ScalarType::Long)) : std::nullopt;
+  const std::optional<Tensor> ids = contiguous_as(idxs, ScalarType::Long);
   return with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const std::vector<int64_t> kept = nms_image<T>(
@@ -69,10 +68,8 @@ std::tuple<Tensor, Tensor> nms_padded(
     std::optional<double> score_threshold, std::optional<int64_t> max_output) {
   const ScalarType dtype = check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output);
   const int64_t num_images = boxes.size(0), size = boxes.size(1), most = max_output.value_or(size);
-  expect_boxes("boxes", size);
   const Tensor b = contiguous_as(boxes, dtype), s = contiguous_as(scores, dtype);
-  const std::optional<Tensor> ids =
-      class_ids ? std::optional(contiguous_as(*class_ids, ScalarType::Long)) : std::nullopt;
+  const std::optional<Tensor> ids = contiguous_as(class_ids, ScalarType::Long);
   const Tensor keep = new_tensor(b, {num_images, most}, ScalarType::Long);
   const Tensor counts = new_tensor(b, {num_images}, ScalarType::Long);
   int64_t* keep_data = keep.mutable_data_ptr<int64_t>();

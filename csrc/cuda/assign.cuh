@@ -239,8 +239,6 @@ template <class T, class Write>
 void assign(
     const DeviceScope& scope, const Tensor& anchors, int64_t num_anchors, const GroundTruth<T>& gts, int64_t num_images,
     double iou_threshold, const Write& write) {
-  expect_boxes("anchors", num_anchors);
-  expect_boxes("ground truth", gts.count);
   const int64_t tiles = ceil_div(num_anchors, kTile);
   Scratch scratch;
   const auto tile_best = scratch.add<T>(num_images * gts.count * tiles);

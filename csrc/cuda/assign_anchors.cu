@@ -22,8 +22,7 @@ Tensor assign_anchors(
   const int64_t num_images = single ? 1 : gt_boxes.size(0), num_gt = gt_boxes.size(gt_boxes.dim() - 2);
   const int64_t num_anchors = anchors.size(0);
   const Tensor a = boxes_as(anchors, dtype), gt = contiguous_as(gt_boxes, dtype);
-  const std::optional<Tensor> valid =
-      gt_valid ? std::optional(contiguous_as(*gt_valid, ScalarType::Bool)) : std::nullopt;
+  const std::optional<Tensor> valid = contiguous_as(gt_valid, ScalarType::Bool);
   const Tensor out = single ? new_tensor(a, {num_anchors}, ScalarType::Long)
                             : new_tensor(a, {num_images, num_anchors}, ScalarType::Long);
   if (out.numel() == 0) return out;

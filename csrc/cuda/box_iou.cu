@@ -10,11 +10,6 @@ namespace {
 constexpr int kThreads = 128, kRows = 8;
 
 template <class T, int kVector>
-struct alignas(kVector * sizeof(T)) Pack {
-  T values[kVector];
-};
-
-template <class T, int kVector>
 __global__ void __launch_bounds__(kThreads) box_iou_kernel(
     const Box<T>* __restrict__ boxes1,  // [..., N]
     const Box<T>* __restrict__ boxes2,  // [..., M]

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../detection.h"
-#include "suppress.h"
+#include "suppress.cuh"
 
 namespace tinyssd {
 
@@ -15,25 +15,6 @@ struct Decoded {
   int* classes;      // [B, A]: the best class of each anchor, or nullptr where every object class is a candidate
   T* confidence;     // [B, A], or nullptr
 };
-
-template <class T>
-struct BestOf {
-  T confidence;
-  int class_id;
-};
-
-// The best class of an anchor from `first_class` on.
-template <class T>
-__device__ BestOf<T> best_class(
-    const T* probs,  // the anchor's in [C, A]
-    int num_classes, int64_t num_anchors, int first_class) {
-  BestOf<T> best = {probs[first_class * num_anchors], first_class};
-  for (int c = first_class + 1; c < num_classes; ++c) {
-    const T value = probs[c * num_anchors];
-    if (is_better(value, best.confidence)) best = {value, c};
-  }
-  return best;
-}
 
 constexpr int kDecodeThreads = 256;
 
@@ -49,12 +30,19 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_best_kernel(
   if (i >= num_images * num_anchors) return;
   const int64_t image = i / num_anchors, anchor = i - image * num_anchors;
   store_box(out.boxes + i, decode(load_box(anchors + anchor), load_box(offsets + i)));
-  const BestOf<T> best =
-      best_class(probs + image * num_classes * num_anchors + anchor, num_classes, num_anchors, first_class);
-  const bool candidate = best.class_id > 0 && (!filtered || best.confidence >= least);
-  out.keys[i] = candidate ? rank_key(best.confidence) : kNoCandidate<T>;
-  out.classes[i] = best.class_id;
-  if (out.confidence != nullptr) out.confidence[i] = best.confidence;
+  const T* own = probs + image * num_classes * num_anchors + anchor;
+  T confidence = own[first_class * num_anchors];
+  int class_id = first_class;
+  for (int c = first_class + 1; c < num_classes; ++c) {
+    const T value = own[c * num_anchors];
+    if (!is_better(value, confidence)) continue;
+    confidence = value;
+    class_id = c;
+  }
+  const bool candidate = class_id > 0 && (!filtered || confidence >= least);
+  out.keys[i] = candidate ? rank_key(confidence) : kNoCandidate<T>;
+  out.classes[i] = class_id;
+  if (out.confidence != nullptr) out.confidence[i] = confidence;
 }
 
 // Every pair of an anchor and an object class is a candidate if it scores at least `least`.

@@ -33,8 +33,6 @@ std::tuple<Tensor, Tensor> detect(
       check_detect(cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections);
   const DeviceScope scope(cls_probs);
   const int64_t num_images = cls_probs.size(0), num_classes = cls_probs.size(1), num_anchors = cls_probs.size(2);
-  expect_boxes("cls_probs", num_classes * num_anchors);
-  expect_boxes("cls_probs", num_classes);
   const Tensor p = contiguous_as(cls_probs, dtype), d = boxes_as(offset_preds, dtype), a = boxes_as(anchors, dtype);
   const Tensor out = new_tensor(p, {num_images, max_detections, 6}, dtype);
   const Tensor counts = new_tensor(p, {num_images}, ScalarType::Long);
@@ -62,7 +60,7 @@ std::tuple<Tensor, Tensor> detect(
           decode_all_kernel<T>, blocks, kDecodeThreads, 0, p.const_data_ptr<T>(), box_data<T>(d), box_data<T>(a),
           num_images, num_classes, num_anchors, least, decoded);
     }
-    const Candidates<T> in = {decoded.boxes, num_anchors * share, share, nullptr, decoded.keys, nullptr, false, T(0)};
+    const Candidates<T> in = {decoded.boxes, num_anchors * share, share, decoded.keys};
     suppress(
         scope, p, in, num_images, nms_threshold, max_detections, scratch.get(keep), counts.mutable_data_ptr<int64_t>());
     if (max_detections == 0) return;

@@ -12,8 +12,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <utility>
-#include <vector>
 
 #ifndef USE_CUDA
 // Declared by the header above only where torch itself was built with CUDA; they live in libtorch_cuda.
@@ -39,21 +37,20 @@ inline void check_cuda(cudaError_t error) {
 // Makes a tensor's device the current one for a scope, and knows its current stream.
 class DeviceScope {
  public:
-  explicit DeviceScope(const Tensor& tensor) {
-    const int32_t device = tensor.get_device_index();
+  explicit DeviceScope(const Tensor& tensor) : device_(tensor.get_device_index()) {
     CUDAGuardOpaque* guard = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device, &guard));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device_, &guard));
     guard_.reset(guard);
     void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
   }
+
   cudaStream_t stream() const { return stream_; }
 
   int attribute(cudaDeviceAttr attribute) const {
-    int device = 0, value = 0;
-    check_cuda(cudaGetDevice(&device));
-    check_cuda(cudaDeviceGetAttribute(&value, attribute, device));
+    int value = 0;
+    check_cuda(cudaDeviceGetAttribute(&value, attribute, device_));
     return value;
   }
 
@@ -82,6 +79,7 @@ class DeviceScope {
   struct DeleteGuard {
     void operator()(CUDAGuardOpaque* guard) const { aoti_torch_delete_cuda_guard(guard); }
   };
+  int32_t device_;
   std::unique_ptr<CUDAGuardOpaque, DeleteGuard> guard_;
   cudaStream_t stream_ = nullptr;
 };
@@ -104,39 +102,44 @@ class Scratch {
  public:
   template <class T>
   struct Array {
-    int64_t offset;
+    int64_t begin, end;
   };
   template <class T>
   Array<T> add(int64_t count) {
-    constexpr int64_t kAlignment = 256;
-    const int64_t offset = bytes_, end = offset + count * static_cast<int64_t>(sizeof(T));
-    bytes_ = (end / kAlignment + 1) * kAlignment;  // never without a gap
-    gaps_.push_back({end, bytes_});
-    return {offset};
+    const int64_t begin = bytes_, end = begin + count * static_cast<int64_t>(sizeof(T));
+    bytes_ = after(end);
+    return {begin, end};
   }
   void allocate(const Tensor& like) {
     memory_ = new_tensor(like, {larger(bytes_, int64_t{1})}, ScalarType::Byte);
     base_ = static_cast<unsigned char*>(memory_->mutable_data_ptr());
-#if !defined(__CUDACC__)
-    for (const auto& [begin, end] : gaps_) simt_guard(base_ + begin, end - begin);
-#endif
   }
+  // nullptr before the allocation.
   template <class T>
   T* get(Array<T> array) const {
-    return reinterpret_cast<T*>(base_ + array.offset);
+    if (base_ == nullptr) return nullptr;
+#if !defined(__CUDACC__)
+    simt_guard(base_ + array.end, after(array.end) - array.end);
+#endif
+    return reinterpret_cast<T*>(base_ + array.begin);
   }
 
  private:
+  // Where the next array begins: never without a gap, which the tests watch.
+  static int64_t after(int64_t end) {
+    constexpr int64_t kAlignment = 256;
+    return (end / kAlignment + 1) * kAlignment;
+  }
+
   int64_t bytes_ = 0;
-  std::vector<std::pair<int64_t, int64_t>> gaps_;  // behind each array; the tests watch them
   std::optional<Tensor> memory_;
   unsigned char* base_ = nullptr;
 };
 
-// A box or two with one load or store: 16 bytes, where the compiler would move four numbers.
-template <class T>
-struct alignas(16) Vector {
-  T values[16 / sizeof(T)];
+// Numbers that are moved at once, 16 bytes at the most, where the compiler would move one after the other.
+template <class T, int kSize>
+struct alignas(kSize * sizeof(T)) Pack {
+  T values[kSize];
 };
 
 template <class T>
@@ -144,8 +147,8 @@ __device__ __forceinline__ Box<T> load_box(const Box<T>* box) {
   constexpr int kParts = sizeof(Box<T>) / 16, kEach = 16 / sizeof(T);
   T corners[4];
   for (int part = 0; part < kParts; ++part) {
-    const auto vector = reinterpret_cast<const Vector<T>*>(box)[part];
-    for (int i = 0; i < kEach; ++i) corners[part * kEach + i] = vector.values[i];
+    const auto pack = reinterpret_cast<const Pack<T, kEach>*>(box)[part];
+    for (int i = 0; i < kEach; ++i) corners[part * kEach + i] = pack.values[i];
   }
   return {corners[0], corners[1], corners[2], corners[3]};
 }
@@ -155,9 +158,9 @@ __device__ __forceinline__ void store_box(Box<T>* target, const Box<T>& box) {
   constexpr int kParts = sizeof(Box<T>) / 16, kEach = 16 / sizeof(T);
   const T corners[4] = {box.x1, box.y1, box.x2, box.y2};
   for (int part = 0; part < kParts; ++part) {
-    Vector<T> vector;
-    for (int i = 0; i < kEach; ++i) vector.values[i] = corners[part * kEach + i];
-    reinterpret_cast<Vector<T>*>(target)[part] = vector;
+    Pack<T, kEach> pack;
+    for (int i = 0; i < kEach; ++i) pack.values[i] = corners[part * kEach + i];
+    reinterpret_cast<Pack<T, kEach>*>(target)[part] = pack;
   }
 }
 
@@ -166,16 +169,6 @@ inline Tensor boxes_as(const Tensor& tensor, ScalarType dtype) {
   const Tensor result = contiguous_as(tensor, dtype);
   const bool aligned = reinterpret_cast<uintptr_t>(result.const_data_ptr()) % 16 == 0;
   return aligned ? result : torch::stable::clone(result);
-}
-
-template <class T>
-const Box<T>* box_data(const Tensor& tensor) {
-  return reinterpret_cast<const Box<T>*>(tensor.const_data_ptr<T>());
-}
-
-template <class T>
-Box<T>* mutable_box_data(const Tensor& tensor) {
-  return reinterpret_cast<Box<T>*>(tensor.mutable_data_ptr<T>());
 }
 
 }  // namespace tinyssd

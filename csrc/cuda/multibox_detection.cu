@@ -11,18 +11,15 @@ constexpr int kRowThreads = 1024;
 constexpr int kNotKept = -1;
 
 using RowScan = cub::BlockScan<int, kRowThreads, cub::BLOCK_SCAN_WARP_SCANS>;
-struct RowShared {
-  RowScan::TempStorage scan;
-};
 
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) detection_rows_kernel(
+__global__ void __launch_bounds__(kRowThreads) multibox_detection_rows_kernel(
     const Decoded<T> decoded, int64_t num_anchors, T pos_threshold,
     const int64_t* __restrict__ keep,    // [B, A]
     const int64_t* __restrict__ counts,  // [B]
     int* __restrict__ row_of,            // [B, A], filled with kNotKept
     Row<T>* __restrict__ rows) {         // [B, A]
-  auto& shared = shared_memory<RowShared>();
+  auto& shared = shared_memory<RowScan::TempStorage>();
   const int64_t first = blockIdx.x * num_anchors;
   const int64_t kept = counts[blockIdx.x];
   for (int64_t k = threadIdx.x; k < kept; k += kRowThreads) row_of[first + keep[first + k]] = static_cast<int>(k);
@@ -39,10 +36,10 @@ __global__ void __launch_bounds__(kRowThreads) detection_rows_kernel(
     const int row = exists ? row_of[i] : kNotKept;
     const int suppressed = exists && class_id > 0 && row == kNotKept, background = exists && class_id == 0;
     int before, all;
-    RowScan(shared.scan).ExclusiveSum(suppressed, before, all);
+    RowScan(shared).ExclusiveSum(suppressed, before, all);
     __syncthreads();
     int background_before, all_background;
-    RowScan(shared.scan).ExclusiveSum(background, background_before, all_background);
+    RowScan(shared).ExclusiveSum(background, background_before, all_background);
     __syncthreads();
     if (exists) {
       const int64_t target = row != kNotKept   ? row
@@ -63,8 +60,6 @@ Tensor multibox_detection(
   const ScalarType dtype = check_multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold);
   const DeviceScope scope(cls_probs);
   const int64_t num_images = cls_probs.size(0), num_classes = cls_probs.size(1), num_anchors = cls_probs.size(2);
-  expect_boxes("cls_probs", num_anchors);
-  expect_boxes("cls_probs", num_classes);
   const Tensor p = contiguous_as(cls_probs, dtype), d = boxes_as(offset_preds, dtype), a = boxes_as(anchors, dtype);
   const Tensor out = new_tensor(p, {num_images, num_anchors, 6}, dtype);
   if (out.numel() == 0) return out;
@@ -83,11 +78,11 @@ Tensor multibox_detection(
         decode_best_kernel<T>, ceil_div(total, kDecodeThreads), kDecodeThreads, 0, p.const_data_ptr<T>(),
         box_data<T>(d), box_data<T>(a), num_images, static_cast<int>(num_classes), num_anchors, 0, false, T(0),
         decoded);
-    const Candidates<T> in = {decoded.boxes, num_anchors, 1, nullptr, decoded.keys, nullptr, false, T(0)};
+    const Candidates<T> in = {decoded.boxes, num_anchors, 1, decoded.keys};
     suppress(scope, p, in, num_images, nms_threshold, num_anchors, scratch.get(keep), scratch.get(counts));
     scope.fill_bytes(scratch.get(row_of), kNotKept, total * sizeof(int));
     scope.launch(
-        detection_rows_kernel<T>, num_images, kRowThreads, sizeof(RowShared), decoded, num_anchors,
+        multibox_detection_rows_kernel<T>, num_images, kRowThreads, sizeof(RowScan::TempStorage), decoded, num_anchors,
         static_cast<T>(pos_threshold), scratch.get(keep), scratch.get(counts), scratch.get(row_of),
         reinterpret_cast<Row<T>*>(out.mutable_data_ptr<T>()));
   });

@@ -1,18 +1,15 @@
 // nms, batched_nms, nms_padded on CUDA. See suppress.cuh for ranks and ties.
-#include "suppress.h"
+#include "suppress.cuh"
 
 namespace tinyssd {
 namespace {
 
 template <class T>
 Candidates<T> candidates(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& classes) {
-  const int64_t* class_data = classes ? classes->const_data_ptr<int64_t>() : nullptr;
-  const int64_t size = scores.size(scores.dim() - 1);
-  return {box_data<T>(boxes), size, 1, scores.const_data_ptr<T>(), nullptr, class_data, false, T(0)};
-}
-
-std::optional<Tensor> as_long(const std::optional<Tensor>& ids) {
-  return ids ? std::optional(contiguous_as(*ids, ScalarType::Long)) : std::nullopt;
+  Candidates<T> in = {box_data<T>(boxes), scores.size(scores.dim() - 1), 1};
+  in.scores = scores.const_data_ptr<T>();
+  if (classes) in.classes = classes->const_data_ptr<int64_t>();
+  return in;
 }
 
 // The one host sync: the number of kept boxes decides the shape of the result.
@@ -21,9 +18,8 @@ Tensor nms_one(
     ScalarType dtype) {
   const DeviceScope scope(boxes);
   const int64_t size = boxes.size(0);
-  expect_boxes("boxes", size);
   const Tensor b = boxes_as(boxes, dtype), s = contiguous_as(scores, dtype);
-  const std::optional<Tensor> ids = as_long(idxs);
+  const std::optional<Tensor> ids = contiguous_as(idxs, ScalarType::Long);
   Tensor keep = new_tensor(b, {size}, ScalarType::Long);
   if (size == 0) return keep;
   const Tensor count = new_tensor(b, {1}, ScalarType::Long);
@@ -55,9 +51,8 @@ std::tuple<Tensor, Tensor> nms_padded(
   const ScalarType dtype = check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output);
   const DeviceScope scope(boxes);
   const int64_t num_images = boxes.size(0), size = boxes.size(1), most = max_output.value_or(size);
-  expect_boxes("boxes", size);
   const Tensor b = boxes_as(boxes, dtype), s = contiguous_as(scores, dtype);
-  const std::optional<Tensor> ids = as_long(class_ids);
+  const std::optional<Tensor> ids = contiguous_as(class_ids, ScalarType::Long);
   const Tensor keep = new_tensor(b, {num_images, most}, ScalarType::Long);
   const Tensor counts = new_tensor(b, {num_images}, ScalarType::Long);
   with_type(dtype, [&](auto zero) {

@@ -1,6 +1,4 @@
 // The choice between one launch in shared memory and many in global memory.
-#include "suppress.h"
-
 #include "suppress_large.cuh"
 #include "suppress_small.cuh"
 

@@ -15,14 +15,14 @@ namespace tinyssd {
 // What is ranked and suppressed in each image of a batch.
 template <class T>
 struct Candidates {
-  const Box<T>* boxes;     // [B, N / share]
-  int64_t size;            // N
-  int64_t share;           // so many candidates in a row share a box, and have a class each
-  const T* scores;         // [B, N], or nullptr where there are keys
-  const RankKey<T>* keys;  // [B, N]: rank_key of the score, or kNoCandidate
-  const int64_t* classes;  // [B, N], or nullptr
-  bool filtered;           // with scores: whether those below `least` are no candidates
-  T least;
+  const Box<T>* boxes;               // [B, N / share]
+  int64_t size;                      // N
+  int64_t share;                     // so many candidates in a row share a box, and have a class each
+  const RankKey<T>* keys = nullptr;  // [B, N]: rank_key of the score, or kNoCandidate
+  const T* scores = nullptr;         // [B, N], where there are no keys
+  const int64_t* classes = nullptr;  // [B, N]
+  bool filtered = false;             // with scores: whether those below `least` are no candidates
+  T least = 0;
 
   __device__ RankKey<T> key(int64_t image, int64_t i) const {
     if (keys != nullptr) return keys[image * size + i];
@@ -83,14 +83,15 @@ struct Field {
   const Box<T>* boxes;     // [slots]
   const Index* ranks;      // [slots]
   const Index* starts;     // [mask + 3]: bucket k has the slots from starts[k] to starts[k + 1]
-  const Index* order;      // by rank: the candidate
-  volatile Index* states;  // by rank
+  const Index* order;      // [N], by rank: the candidate. In global memory the ranks of all images follow on.
+  volatile Index* states;  // [N], by rank
   unsigned mask;
   unsigned long long levels;  // the levels of the boxes, as bits
   T threshold;
 };
 
-// The ranges of slots, one after the other, that hold what can overlap a box by more than the threshold.
+// The ranges of slots, one after the other, that hold what can overlap a box by more than the threshold: an iterator, so
+// that a caller has one loop over boxes, in which the lanes of a warp stay together whatever ranges they are in.
 template <class T, class Index>
 class Ranges {
  public:
@@ -199,5 +200,14 @@ judge(const Field<T, Index>& field, const Candidates<T>& in, int64_t image, cons
   }
   return blocker;
 }
+
+// Keeps the best of each image: keep holds the kept candidates by falling score, padded with -1, counts how many they are.
+// `like` is a tensor on the device. No host sync. In suppress.cu, which chooses between the small and the large way.
+template <class T>
+void suppress(
+    const DeviceScope& scope, const Tensor& like, const Candidates<T>& in, int64_t num_images, double iou_threshold,
+    int64_t most,
+    int64_t* keep,     // [B, most]
+    int64_t* counts);  // [B]
 
 }  // namespace tinyssd

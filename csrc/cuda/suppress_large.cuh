@@ -191,85 +191,82 @@ int64_t cub_bytes(const Call& call) {
 template <class T>
 void suppress_large(
     const DeviceScope& scope, const Tensor& like, const Candidates<T>& in, int64_t num_images, T threshold,
-    int64_t most, int64_t* keep, int64_t* counts) {
-  const int64_t total = num_images * in.size, bits = 8 * sizeof(RankKey<T>);
-  expect(total < INT32_MAX, "boxes: expected fewer than 2**31 candidates in a batch, got ", total);
+    int64_t most,
+    int64_t* keep,      // [B, most]
+    int64_t* counts) {  // [B]
+  const int64_t total = num_images * in.size;
+  expect(total < INT32_MAX, "expected fewer than 2**31 - 1 candidates in a batch, got ", total);
   int64_t buckets = 1024;
   while (buckets < in.size && buckets < kMostBuckets) buckets *= 2;
-  const int64_t num_starts = num_images * (buckets + 1) + 1;
+  const int64_t num_starts = num_images * (buckets + 1) + 1, blocks = ceil_div(total, kLargeThreads);
   const int count = static_cast<int>(total), segments = static_cast<int>(num_images);
   const cudaStream_t stream = scope.stream();
 
-  RankKey<T>*keys_in = nullptr, *keys = nullptr;
-  uint32_t *order_in = nullptr, *order = nullptr, *starts_data = nullptr, *flags_data = nullptr;
-  int* offsets_data = nullptr;
-  const bool in_blocks = kBlockSorts<T> && in.size <= kSortThreads * kSortItems;
-  const auto sort = [&](void* memory, size_t& bytes) {
-    if (segments == 1) {
-      return cub::DeviceRadixSort::SortPairs(
-          memory, bytes, keys_in, keys, order_in, order, count, 0, static_cast<int>(bits), stream);
-    }
-    return cub::DeviceSegmentedRadixSort::SortPairs(
-        memory, bytes, keys_in, keys, order_in, order, count, segments, offsets_data, offsets_data + 1, 0,
-        static_cast<int>(bits), stream);
-  };
-  const auto scan_starts = [&](void* memory, size_t& bytes) {
-    return cub::DeviceScan::ExclusiveSum(memory, bytes, starts_data, starts_data, num_starts, stream);
-  };
-  const auto scan_flags = [&](void* memory, size_t& bytes) {
-    return cub::DeviceScan::ExclusiveSum(memory, bytes, flags_data, flags_data, total + 1, stream);
-  };
-  const int64_t sort_size = in_blocks ? 0 : cub_bytes(sort);
-  const int64_t cub_size = larger(sort_size, larger(cub_bytes(scan_starts), cub_bytes(scan_flags)));
-
   Scratch scratch;
-  const auto unsorted_keys = scratch.add<RankKey<T>>(total), sorted_keys = scratch.add<RankKey<T>>(total);
-  const auto unsorted = scratch.add<uint32_t>(total), sorted = scratch.add<uint32_t>(total);
+  const auto keys_in = scratch.add<RankKey<T>>(total), keys = scratch.add<RankKey<T>>(total);
+  const auto order_in = scratch.add<uint32_t>(total), order = scratch.add<uint32_t>(total);
   const auto offsets = scratch.add<int>(num_images + 1);
   const auto starts = scratch.add<uint32_t>(num_starts);
   const auto levels = scratch.add<unsigned long long>(num_images);
   const auto boxes = scratch.add<Box<T>>(total);
   const auto ranks = scratch.add<uint32_t>(total), states = scratch.add<uint32_t>(total);
   const auto flags = scratch.add<uint32_t>(total + 1);
-  const auto cub_memory = scratch.add<unsigned char>(cub_size);
+
+  const bool sort_in_blocks = kBlockSorts<T> && in.size <= kSortThreads * kSortItems;
+  const auto sort = [&](void* memory, size_t& bytes) {
+    constexpr int kBits = 8 * sizeof(RankKey<T>);
+    const int* begins = scratch.get(offsets);
+    const int* ends = begins == nullptr ? nullptr : begins + 1;
+    return segments == 1 ? cub::DeviceRadixSort::SortPairs(
+                               memory, bytes, scratch.get(keys_in), scratch.get(keys), scratch.get(order_in),
+                               scratch.get(order), count, 0, kBits, stream)
+                         : cub::DeviceSegmentedRadixSort::SortPairs(
+                               memory, bytes, scratch.get(keys_in), scratch.get(keys), scratch.get(order_in),
+                               scratch.get(order), count, segments, begins, ends, 0, kBits, stream);
+  };
+  const auto scan_starts = [&](void* memory, size_t& bytes) {
+    uint32_t* data = scratch.get(starts);
+    return cub::DeviceScan::ExclusiveSum(memory, bytes, data, data, num_starts, stream);
+  };
+  const auto scan_flags = [&](void* memory, size_t& bytes) {
+    uint32_t* data = scratch.get(flags);
+    return cub::DeviceScan::ExclusiveSum(memory, bytes, data, data, total + 1, stream);
+  };
+  const int64_t sort_bytes = sort_in_blocks ? 0 : cub_bytes(sort);
+  const int64_t most_bytes = larger(sort_bytes, larger(cub_bytes(scan_starts), cub_bytes(scan_flags)));
+  const auto cub_memory = scratch.add<unsigned char>(most_bytes);
   scratch.allocate(like);
-  keys_in = scratch.get(unsorted_keys);
-  keys = scratch.get(sorted_keys);
-  order_in = scratch.get(unsorted);
-  order = scratch.get(sorted);
-  offsets_data = scratch.get(offsets);
-  starts_data = scratch.get(starts);
-  flags_data = scratch.get(flags);
   const auto run = [&](const auto& call) {
-    size_t bytes = cub_size;
+    size_t bytes = most_bytes;
     check_cuda(call(scratch.get(cub_memory), bytes));
   };
-  // After the sort its inputs serve as the places.
   const LargeArrays<T> arrays = {
       total,
       buckets,
-      keys,
-      order,
-      starts_data,
+      scratch.get(keys),
+      scratch.get(order),
+      scratch.get(starts),
       scratch.get(levels),
-      reinterpret_cast<uint32_t*>(keys_in),
-      order_in,
+      reinterpret_cast<uint32_t*>(scratch.get(keys_in)),  // after the sort its inputs serve as the places
+      scratch.get(order_in),
       scratch.get(boxes),
       scratch.get(ranks),
       scratch.get(states),
-      flags_data};
+      scratch.get(flags)};
 
-  const int64_t blocks = ceil_div(total, kLargeThreads);
-  scope.fill_bytes(starts_data, 0, num_starts * sizeof(uint32_t));
+  scope.fill_bytes(arrays.starts, 0, num_starts * sizeof(uint32_t));
   scope.fill_bytes(arrays.levels, 0, num_images * sizeof(unsigned long long));
   scope.fill_bytes(keep, -1, num_images * most * sizeof(int64_t));
-  if (in_blocks) {
+  if (sort_in_blocks) {
     if constexpr (kBlockSorts<T>) {
-      const size_t shared_bytes = sizeof(typename BlockSort<T>::TempStorage);
-      scope.launch(sort_kernel<T>, num_images, kSortThreads, shared_bytes, in, keys, order);
+      scope.launch(
+          sort_kernel<T>, num_images, kSortThreads, sizeof(typename BlockSort<T>::TempStorage), in, arrays.keys,
+          arrays.order);
     }
   } else {
-    scope.launch(rank_kernel<T>, blocks, kLargeThreads, 0, in, total, keys_in, order_in, offsets_data);
+    scope.launch(
+        rank_kernel<T>, blocks, kLargeThreads, 0, in, total, scratch.get(keys_in), scratch.get(order_in),
+        scratch.get(offsets));
     run(sort);
   }
   scope.launch(place_kernel<T>, blocks, kLargeThreads, 0, in, arrays);

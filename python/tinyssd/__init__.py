@@ -2,4 +2,90 @@
 
 Read in this order: :mod:`tinyssd.model`, :mod:`tinyssd.loss`, :mod:`tinyssd.data`, :mod:`tinyssd.train`. The geometry
 underneath (anchors, matching, suppression) is :mod:`tinyssd_ops`.
+
+What a program of your own needs is here; a whole run, as the command line makes it, is :func:`tinyssd.train.train`.
+Use a trained network::
+
+    from PIL import Image
+    from tinyssd import load_model, predict_picture
+
+    run = load_model("runs/demo")
+    picture = Image.open("photo.jpg")
+    for found in predict_picture(run.model, picture, run.config.class_names, run.score_threshold):
+        print(found.label, found.score, found.box)  # the box as shares of the picture
+
+Train one in a loop of your own::
+
+    import torch
+    from tinyssd import AugmentConfig, LossConfig, Pictures, TinySSD, detection_loss, make_loader, open_folder, to_input
+    from tinyssd_ops import multibox_target
+
+    train, val = open_folder("DIR")
+    model = TinySSD(num_classes=len(train.class_names) + 1)
+    loader, sampler = make_loader(Pictures(train, (256, 256), AugmentConfig()), batch_size=32, shuffle_seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for sampler.epoch in range(9):
+        for images, labels in loader:
+            anchors, scores, offsets = model(to_input(images))
+            targets, mask, classes = multibox_target(anchors, labels)
+            loss = detection_loss(scores, offsets, classes, targets, mask, LossConfig()).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyssd.checkpoint import Trained, load_model
+    from tinyssd.data import AugmentConfig, Example, Pictures, Source, make_loader, open_folder, read_picture, to_input
+    from tinyssd.errors import CheckpointError, ConfigError, DataError, TinySSDError, TrainingError
+    from tinyssd.loss import LossConfig, detection_loss
+    from tinyssd.model import TinySSD, TinySSDConfig
+    from tinyssd.predict import Detection, drawn_detections, predict_picture
+    from tinyssd.synthetic import SyntheticSource
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Detection",
+    "Example",
+    "LossConfig",
+    "Pictures",
+    "Source",
+    "SyntheticSource",
+    "TinySSD",
+    "TinySSDConfig",
+    "TinySSDError",
+    "Trained",
+    "TrainingError",
+    "detection_loss",
+    "drawn_detections",
+    "load_model",
+    "make_loader",
+    "open_folder",
+    "predict_picture",
+    "read_picture",
+    "to_input",
+]
+
+_MODULES = ("errors", "model", "loss", "data", "synthetic", "checkpoint", "predict")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that the command line's help need not wait for Torch."""
+    if name in __all__:
+        for module in _MODULES:
+            namespace = vars(importlib.import_module(f"{__name__}.{module}"))
+            if name in namespace:
+                return namespace[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,15 @@ def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     Args:
         path: The file.
         contents: Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` accepts.
+
+    Raises:
+        CheckpointError: If it cannot be written, as on a full disk; an older one is still there then.
     """
-    write_atomically(path, lambda temporary: torch.save({"format": _FORMAT, **contents}, temporary))
+    try:
+        write_atomically(path, lambda temporary: torch.save({"format": _FORMAT, **contents}, temporary))
+    except (OSError, RuntimeError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "is the disk full?"
+        raise CheckpointError(f"{path}: the checkpoint could not be written ({reason})") from error
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -63,7 +72,7 @@ class Trained:
     score_threshold: float
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> Trained:
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
     """The trained network of a checkpoint, ready to predict.
 
     Args:
@@ -73,14 +82,26 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Trained:
     Raises:
         CheckpointError: If there is no usable checkpoint.
     """
-    contents = load_checkpoint(checkpoint_path(path), device)
-    config = RunConfig.from_dict(contents["config"])
-    model = TinySSD.from_config(config.model).to(device)
-    model.load_state_dict(contents["model"])
-    history = contents["progress"]["history"]
-    threshold = history[-1].get("best_threshold") if history else None
+    file = checkpoint_path(Path(path))
+    contents = load_checkpoint(file, device)
+    with made_by_this_version(file):
+        config = RunConfig.from_dict(contents["config"])
+        model = TinySSD.from_config(config.model)
+        model.load_state_dict(contents["model"])
+        history = contents["progress"]["history"]
+        threshold = history[-1].get("best_threshold") if history else None
+    model.to(device)
     # None where no picture was evaluated yet, or none held an object.
     return Trained(model.eval(), config, _DEFAULT_THRESHOLD if threshold is None else threshold)
+
+
+@contextlib.contextmanager
+def made_by_this_version(path: Path) -> Iterator[None]:
+    """Where the contents of a checkpoint are taken apart: what does not fit becomes a :class:`CheckpointError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: does not fit this version of tinyssd, another one made it") from error
 
 
 def checkpoint_path(path: Path) -> Path:
@@ -96,7 +117,7 @@ def latest_run(runs: Path = Path("runs")) -> Path:
     """
     checkpoints = list(runs.glob(f"*/{FILE_NAME}"))
     if not checkpoints:
-        raise CheckpointError(f"no trained run in {runs}/; train one with 'tinyssd train' or name one with --run")
+        raise CheckpointError(f"no trained run in {runs}/; train one with 'tinyssd train' or name its folder")
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
 
 
@@ -112,11 +133,13 @@ def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Calls ``write`` with a temporary path beside ``path``, then moves the result there in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())  # Else the new name could outlive a power cut, and the bytes not.
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from tinyssd.data import AugmentConfig
 from tinyssd.errors import ConfigError
 from tinyssd.loss import LossConfig
 from tinyssd.model import TinySSDConfig
+
+# A run's seed is less: the seeds from here on are those of generated pictures that no training may see.
+SEED_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise ConfigError(f"epochs, batch size: expected at least 1, got {self.epochs}, {self.batch_size}")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning rate: expected a positive number, got {self.learning_rate}")
-        if self.seed < 0 or (self.workers is not None and self.workers < 0):
-            raise ConfigError(f"seed, workers: expected at least 0, got {self.seed}, {self.workers}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight decay: expected a number from 0, got {self.weight_decay}")
+        if not all(0 <= share <= 1 for share in (self.warmup, self.match_iou, self.ignore_iou)):
+            shares = f"{self.warmup}, {self.match_iou}, {self.ignore_iou}"
+            raise ConfigError(f"warmup, match_iou, ignore_iou: expected numbers from 0 to 1, got {shares}")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise ConfigError(f"seed: expected at least 0 and less than {SEED_LIMIT}, got {self.seed}")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers: expected at least 0, got {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -105,7 +116,8 @@ def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
     """Sections of a ``config.json``, lists as tuples; ``class_names`` is left out, the data decide it.
 
     Raises:
-        ConfigError: If the file is no such JSON or names a setting that does not exist.
+        ConfigError: If the file is no such JSON, names a setting that does not exist, or gives one a value of the
+            wrong kind.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -126,12 +138,28 @@ def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
             continue
         if name not in sections or not isinstance(settings, dict):
             raise ConfigError(f"{path}: expected objects named {', '.join(sections)}, got {name!r}")
-        known = {field.name for field in dataclasses.fields(sections[name])}
-        unknown = sorted(set(settings) - known)
+        known = {field.name: field.default for field in dataclasses.fields(sections[name])}
+        unknown = sorted(set(settings) - known.keys())
         if unknown:
             raise ConfigError(f"{path}: {name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
         found[name] = {key: _as_tuple(value) for key, value in settings.items()}
+        for key, value in found[name].items():
+            if not _same_kind(value, known[key]):
+                raise ConfigError(f"{path}: {name}.{key} has a value of the wrong kind: {json.dumps(value)}")
     return found
+
+
+def _same_kind(value: Any, default: Any) -> bool:
+    """Whether ``value`` may stand in place of ``default``."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_same_kind(item, default[0]) for item in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return type(value) is type(default)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, str):
+        return isinstance(value, str)
+    return isinstance(value, int) or (value is None and not isinstance(default, int))
 
 
 def _as_tuple(value: Any) -> Any:

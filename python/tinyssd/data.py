@@ -25,7 +25,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tinyssd.errors import DataError
+from tinyssd.errors import ConfigError, DataError
 
 COLUMNS = ("img_name", "label", "xmin", "ymin", "xmax", "ymax")
 
@@ -77,12 +77,19 @@ class AugmentConfig:
     color: float = 0.2
     zoom: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not (0 <= self.flip <= 1 and 0 <= self.color <= 1):
+            raise ConfigError(f"flip, color: expected numbers from 0 to 1, got {self.flip}, {self.color}")
+        if not 1 <= self.zoom < math.inf:
+            raise ConfigError(f"zoom: expected at least 1, got {self.zoom}")
+
 
 class FolderSource:
     """Pictures of a folder with ``label.csv`` and ``images/``: the layout of d2l's banana data set.
 
     A line of ``label.csv`` is a box: ``img_name,label,xmin,ymin,xmax,ymax``, the class from 0, the corners in pixels.
-    Lines that name the same picture are boxes of that picture.
+    Lines that name the same picture are boxes of that picture; ``img_name,,,,,`` is a picture without objects. Pictures
+    that no line names are not used.
 
     Args:
         folder: The folder of one split.
@@ -133,7 +140,7 @@ def find_splits(folder: Path) -> tuple[Path, Path]:
     return found[0], found[1]
 
 
-def open_folder(folder: Path) -> tuple[FolderSource, FolderSource]:
+def open_folder(folder: Path | str) -> tuple[FolderSource, FolderSource]:
     """The training and the validation pictures of a folder in the banana layout.
 
     Class names come from ``classes.txt`` (one a line, the first is class 0) where there is one. Else the only class of
@@ -142,12 +149,11 @@ def open_folder(folder: Path) -> tuple[FolderSource, FolderSource]:
     Raises:
         DataError: If a file is missing or a line is wrong.
     """
+    folder = Path(folder)
     train, val = find_splits(folder)
     names_file = folder / "classes.txt"
     if names_file.exists():
-        names = [line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if not names:
-            raise DataError(f"{names_file}: no class name in it")
+        names = _read_class_names(names_file)
     else:
         rows = [row for split in (train, val) for rows in read_label_file(split / "label.csv").values() for row in rows]
         count = max(row.label for row in rows) + 1
@@ -168,22 +174,15 @@ def read_label_file(path: Path, num_classes: int | None = None) -> dict[Path, li
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected a label file with the columns {','.join(COLUMNS)}")
     boxes: dict[Path, list[LabelRow]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-        if missing:
-            raise DataError(f"{path}, line 1: missing column {', '.join(missing)}")
-        try:
-            for fields in reader:
-                where = f"{path}, line {reader.line_num}"
-                image = path.parent / "images" / (fields["img_name"] or "")
-                if image not in boxes and not image.is_file():
-                    raise DataError(f"{where}: no such picture: {image}")
-                row = _label_row(fields, reader.line_num, where, num_classes)
-                boxes.setdefault(image, []).append(row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}, after line {reader.line_num}: not a CSV file in UTF-8 ({error})") from error
-    if not boxes:
+    for line, fields in _read_csv(path):
+        where = f"{path}, line {line}"
+        image = path.parent / "images" / fields["img_name"]
+        if image not in boxes and not image.is_file():
+            raise DataError(f"{where}: no such picture: {image}")
+        rows = boxes.setdefault(image, [])
+        if any(fields[column] for column in COLUMNS[1:]):
+            rows.append(_label_row(fields, line, where, num_classes))
+    if not any(boxes.values()):
         raise DataError(f"{path}: no box in it")
     return boxes
 
@@ -196,13 +195,19 @@ def read_picture(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image) if _may_be_turned(image) else image
-            if upright.mode.startswith(("I", "F")):
-                upright = _to_8_bit(upright)
-            return upright.convert("RGB")
+            return to_rgb(ImageOps.exif_transpose(image) if _may_be_turned(image) else image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow raises SyntaxError for some broken PNG files.
         raise DataError(f"{path}: cannot read this picture ({_one_line(error)})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB: wider pixels are scaled to 8 bits, transparency is left out."""
+    if image.mode.startswith(("I", "F")):
+        image = _to_8_bit(image)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way.
+    return image.convert("RGB")
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
@@ -343,11 +348,45 @@ def _ignore_interrupt(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _label_row(fields: dict[str, str | None], line: int, where: str, num_classes: int | None) -> LabelRow:
+def _read_class_names(path: Path) -> list[str]:
+    try:
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text file in UTF-8 ({error})") from error
+    if not names:
+        raise DataError(f"{path}: no class name in it")
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: a class name stands in it twice")
+    return names
+
+
+def _read_csv(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The lines of a label file, without blank ones: the line's number, and its fields by column."""
+    rows, line = [], 0
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            header, line = [name.strip() for name in next(reader, [])], 1
+            missing = [column for column in COLUMNS if column not in header]
+            if missing:
+                raise DataError(f"{path}, line 1: missing column {', '.join(missing)}; it has {', '.join(header)!r}")
+            for fields in reader:
+                line, values = reader.line_num, [value.strip() for value in fields]
+                if not any(values):
+                    continue
+                if len(values) != len(header):
+                    raise DataError(f"{path}, line {line}: expected {len(header)} fields, got {len(values)}")
+                rows.append((line, dict(zip(header, values, strict=True))))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}, after line {line}: not a CSV file in UTF-8 ({error})") from error
+    return rows
+
+
+def _label_row(fields: dict[str, str], line: int, where: str, num_classes: int | None) -> LabelRow:
     numbers = []
     for column in COLUMNS[1:]:
         try:
-            number = float(fields[column] or "")
+            number = float(fields[column])
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
@@ -357,7 +396,7 @@ def _label_row(fields: dict[str, str | None], line: int, where: str, num_classes
     if label != int(label) or label < 0:
         raise DataError(f"{where}: label must be a whole number from 0, got {fields['label']}")
     if num_classes is not None and label >= num_classes:
-        raise DataError(f"{where}: label {int(label)} has no name; there are {num_classes} classes")
+        raise DataError(f"{where}: label {int(label)} has no name; the last class is {num_classes - 1}")
     if x2 <= x1 or y2 <= y1:
         raise DataError(f"{where}: the box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area")
     return LabelRow(line, int(label), (x1, y1, x2, y2))
@@ -371,7 +410,7 @@ def _normalized(path: Path, rows: list[LabelRow], label_file: Path) -> np.ndarra
         if min(x1, y1) < 0 or x2 > width or y2 > height:
             box = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
             raise DataError(f"{label_file}, line {row.line}: the box {box} is outside its {width}x{height} picture")
-    labels = np.array([(row.label, *row.box) for row in rows], dtype=np.float32)
+    labels = np.array([(row.label, *row.box) for row in rows], dtype=np.float32).reshape(-1, 5)
     labels[:, 1:] /= np.array([width, height, width, height], dtype=np.float32)
     return labels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tinyssd.checkpoint import load_model, write_json
-from tinyssd.config import DataConfig, RunConfig, TrainConfig
+from tinyssd.config import SEED_LIMIT, DataConfig, RunConfig, TrainConfig
 from tinyssd.data import Pictures, make_loader
 from tinyssd.evaluate import Metrics, evaluate
 from tinyssd.gallery import save_anchors, save_predictions
@@ -14,7 +14,7 @@ from tinyssd.synthetic import SyntheticSource
 from tinyssd.train import pick_device
 
 # Of held-out pictures, neither trained on nor looked at during the training.
-_TEST_SEED = 2**31 + 1
+_TEST_SEED = SEED_LIMIT + 1
 
 # The same pictures drawn larger, for the eye; the detector sees them at its own size.
 _DRAWN_SIDE = 512

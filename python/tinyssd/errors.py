@@ -7,10 +7,8 @@ class TinySSDError(Exception):
     """Base of the errors below."""
 
     def __init__(self, message: str) -> None:
-        # A DataLoader worker passes an exception on as a text that holds the whole traceback; its last line is ours.
-        super().__init__(
-            message.strip().splitlines()[-1].removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
-        )
+        # A DataLoader worker passes an exception on as a text that holds the whole traceback; the message ends it.
+        super().__init__(message.rpartition(f"\n{type(self).__module__}.{type(self).__name__}: ")[2].rstrip())
 
 
 class DataError(TinySSDError):
@@ -19,6 +17,10 @@ class DataError(TinySSDError):
 
 class CheckpointError(TinySSDError):
     """A checkpoint or a run folder cannot be used."""
+
+
+class TrainingError(TinySSDError):
+    """A training cannot go on."""
 
 
 class ConfigError(TinySSDError, ValueError):

@@ -49,6 +49,13 @@ class TinySSDConfig:
         if not len(self.widths) == len(self.sizes) == len(self.ratios) > 0:
             stages = f"{len(self.widths)}, {len(self.sizes)} and {len(self.ratios)}"
             raise ConfigError(f"widths, sizes, ratios: expected one entry for each stage in each, got {stages}")
+        if len(self.image_size) != 2:
+            raise ConfigError(f"image_size: expected height and width, got {self.image_size}")
+        for name, stages in (("widths", self.widths), ("sizes", self.sizes), ("ratios", self.ratios)):
+            if not all(value > 0 for stage in stages for value in stage):
+                raise ConfigError(f"{name}: expected positive numbers, got {stages}")
+        if not all(self.sizes) or not all(self.ratios):
+            raise ConfigError("sizes, ratios: expected at least one in each stage, got none")
         if not self.widths[0]:
             raise ConfigError("widths: expected a first stage with a down-sampling block, got an empty one")
         if min(min(size) for size in self.feature_sizes()) < 1:
@@ -138,7 +145,13 @@ class TinySSD(nn.Module):
         nms_threshold: float = 0.45,
         max_detections: int = 100,
     ) -> tuple[Tensor, Tensor]:
-        """The objects in the pictures, [B, 3, H, W]: ``forward`` and ``select``. Call ``eval()`` first."""
+        """The objects in the pictures, [B, 3, H, W]: ``forward`` and ``select``.
+
+        Raises:
+            RuntimeError: If the network is in training mode, where a picture's results depend on the others.
+        """
+        if self.training:
+            raise RuntimeError("predict: expected a network in evaluation mode; call eval() first")
         anchors, scores, offsets = self(images)
         return self.select(anchors, scores, offsets, score_threshold, nms_threshold, max_detections)
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from tinyssd.checkpoint import write_atomically, write_json
-from tinyssd.data import read_picture, to_input
+from tinyssd.data import read_picture, to_input, to_rgb
 from tinyssd.draw import Box, class_color, draw_boxes
-from tinyssd.errors import DataError
+from tinyssd.errors import ConfigError, DataError
 from tinyssd.model import TinySSD
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -46,7 +46,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES)
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
             if not inside:
                 raise DataError(f"{path}: no picture in this folder")
             found += inside
@@ -60,9 +60,16 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
 def predict_picture(
     model: TinySSD, picture: Image.Image, class_names: Sequence[str], score_threshold: float
 ) -> list[Detection]:
-    """The objects in one RGB picture of any size, by falling confidence. The model must be in evaluation mode."""
+    """The objects in one upright picture of any size and mode, by falling confidence.
+
+    Args:
+        model: In evaluation mode.
+        picture: See :func:`tinyssd.data.read_picture`, which also turns photos upright.
+        class_names: The classes without background.
+        score_threshold: The least confidence of a detection.
+    """
     height, width = model.config.image_size
-    pixels = np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
+    pixels = np.array(to_rgb(picture).resize((width, height), Image.Resampling.BILINEAR))
     images = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(model.anchors.device)
     rows, counts = model.predict(to_input(images), score_threshold)
     return to_detections(rows[0, : int(counts[0])].tolist(), class_names)
@@ -79,13 +86,15 @@ def to_detections(rows: Iterable[Sequence[float]], class_names: Sequence[str]) -
 def drawn_detections(picture: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     """A copy of the picture with the detections on it, the surest on top."""
     boxes = [Box(d.box, class_color(d.class_index), f"{d.label} {d.score:.0%}") for d in reversed(detections)]
-    return draw_boxes(picture, boxes)
+    return draw_boxes(to_rgb(picture), boxes)
 
 
 def predict_files(
     model: TinySSD, class_names: Sequence[str], paths: Sequence[Path], out: Path, score_threshold: float
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[DataError]]:
     """Writes each picture with its boxes, and ``predictions.json``, into ``out``.
+
+    A picture that cannot be read does not keep the others from being written.
 
     Args:
         model: In evaluation mode.
@@ -95,17 +104,25 @@ def predict_files(
         score_threshold: The least confidence of a detection.
 
     Returns:
-        For each picture what ``predictions.json`` holds: ``image``, ``drawn``, ``width``, ``height``, ``detections``
-        with ``label``, ``score`` and ``box``, the corners in pixels of the picture.
+        What ``predictions.json`` holds, for each picture: ``image``, ``drawn``, ``width``, ``height``, ``detections``
+        with ``label``, ``score`` and ``box``, the corners in pixels of the upright picture. And an error for each
+        picture that could not be read.
 
     Raises:
-        DataError: If a picture cannot be read.
+        ConfigError: If ``out`` holds one of the pictures: a drawn one could take the place of an original.
     """
+    if any(path.parent.resolve() == out.resolve() for path in paths):
+        raise ConfigError(f"{out}: holds pictures to look at; choose another folder for the results")
     out.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
+    errors: list[DataError] = []
     taken: set[str] = set()
     for path in paths:
-        picture = read_picture(path)
+        try:
+            picture = read_picture(path)
+        except DataError as error:
+            errors.append(error)
+            continue
         detections = predict_picture(model, picture, class_names, score_threshold)
         name = _free_name(path.stem, taken)
         _save(drawn_detections(picture, detections), out / name)
@@ -115,7 +132,7 @@ def predict_files(
         size = {"width": picture.width, "height": picture.height}
         results.append({"image": str(path), "drawn": name, **size, "detections": found})
     write_json(out / "predictions.json", results)
-    return results
+    return results, errors
 
 
 def _in_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[float]:
@@ -125,9 +142,9 @@ def _in_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) ->
 def _free_name(stem: str, taken: set[str]) -> str:
     """A file name that no other picture of this call has: two folders may hold a picture of one name."""
     name, number = f"{stem}.png", 2
-    while name in taken:
+    while name.casefold() in taken:  # Some file systems tell no A from a.
         name, number = f"{stem}-{number}.png", number + 1
-    taken.add(name)
+    taken.add(name.casefold())
     return name
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
+import sys
 import tempfile
 import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from tinyssd.config import DataConfig
+from tinyssd.config import SEED_LIMIT, DataConfig
 from tinyssd.data import Source, open_folder
 from tinyssd.errors import DataError
 from tinyssd.synthetic import SyntheticSource
@@ -19,7 +21,7 @@ BANANA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/banana-detection.zip"
 BANANA_SHA1 = "5de26c8fce5ccdea9f91267273464dc968d20d72"
 
 # Generated validation pictures come from another seed than any the training may use.
-_VALIDATION_SEED = 2**31
+_VALIDATION_SEED = SEED_LIMIT
 
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 20
@@ -42,7 +44,10 @@ def open_data(config: DataConfig, image_size: tuple[int, int], seed: int = 0) ->
         return train, SyntheticSource(config.val_size, side, _VALIDATION_SEED)
     if config.name == "banana":
         return open_folder(fetch_banana(cache_folder()))
-    return open_folder(Path(config.name))
+    folder = Path(config.name)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; expected one, or the name 'synthetic' or 'banana'")
+    return open_folder(folder)
 
 
 def cache_folder() -> Path:
@@ -81,6 +86,7 @@ def fetch_banana(cache: Path, url: str = BANANA_URL, sha1: str = BANANA_SHA1) ->
 
 
 def _download(url: str, target: Path) -> None:
+    print(f"fetching {url}", file=sys.stderr, flush=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     temporary = Path(name)
     try:
@@ -90,7 +96,7 @@ def _download(url: str, target: Path) -> None:
         ):
             shutil.copyfileobj(response, file, _CHUNK_BYTES)
         temporary.replace(target)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
             f"could not fetch {url} ({reason}); fetch it on a machine with a network connection and put it at "
@@ -116,7 +122,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             with zipfile.ZipFile(archive) as zip_file:
                 for name in zip_file.namelist():
                     path = PurePosixPath(name.replace("\\", "/"))
-                    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+                    if path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts):
                         raise DataError(f"{archive}: holds a path that leads out of the archive: {name}")
                 zip_file.extractall(temporary)
         except zipfile.BadZipFile as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import math
 import platform
 import signal
 import sys
@@ -32,10 +33,17 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from tinyssd import plot
-from tinyssd.checkpoint import FILE_NAME, load_checkpoint, save_checkpoint, write_json, write_json_lines
+from tinyssd.checkpoint import (
+    FILE_NAME,
+    load_checkpoint,
+    made_by_this_version,
+    save_checkpoint,
+    write_json,
+    write_json_lines,
+)
 from tinyssd.config import RunConfig, TrainConfig
 from tinyssd.data import Pictures, default_workers, make_loader, to_input
-from tinyssd.errors import ConfigError
+from tinyssd.errors import CheckpointError, ConfigError, DataError, TrainingError
 from tinyssd.evaluate import evaluate
 from tinyssd.loss import IGNORED, detection_loss
 from tinyssd.model import TinySSD
@@ -86,11 +94,15 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
 
     Raises:
         DataError: If the data cannot be used.
-        CheckpointError: If there is no usable checkpoint to resume from.
+        CheckpointError: If there is no usable checkpoint to resume from, or the data are not those it was made with.
+        TrainingError: If the loss is infinite or NaN.
     """
     settings = config.train
     device = pick_device(settings.device)
     train_source, val_source = open_data(config.data, config.model.image_size, settings.seed)
+    if tuple(train_source.class_names) != tuple(config.class_names):
+        names = f"{', '.join(train_source.class_names)}, the run has {', '.join(config.class_names)}"
+        raise DataError(f"{config.data.name}: has the classes {names}")
     workers = default_workers() if settings.workers is None else settings.workers
     pin = device.type == "cuda"
     train_loader, sampler = make_loader(
@@ -115,13 +127,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
     scheduler = OneCycleLR(
         optimizer, settings.learning_rate, settings.epochs * steps_per_epoch, pct_start=settings.warmup
     )
-    progress = Progress()
-    if resume:
-        contents = load_checkpoint(run / FILE_NAME, device)
-        model.load_state_dict(contents["model"])
-        optimizer.load_state_dict(contents["optimizer"])
-        scheduler.load_state_dict(contents["scheduler"])
-        progress = Progress(**contents["progress"])
+    progress = _restore(run / FILE_NAME, model, optimizer, scheduler) if resume else Progress()
 
     def save() -> None:
         states = {
@@ -162,6 +168,8 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
                     if stop.requested:
                         break
             progress.loss_sum = loss_sum.item()
+            if not math.isfinite(progress.loss_sum):
+                raise TrainingError(f"the loss became infinite or NaN in epoch {progress.epoch + 1}; try a lower --lr")
             if progress.step < steps_per_epoch:
                 break  # Stopped within the epoch.
 
@@ -182,6 +190,20 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
             print(_epoch_line(row, settings.epochs), flush=True)
         if progress.epoch < settings.epochs:
             save()
+    return progress
+
+
+def _restore(path: Path, model: TinySSD, optimizer: AdamW, scheduler: OneCycleLR) -> Progress:
+    """Puts the states of a checkpoint into the three; returns how far the run was."""
+    total_steps = scheduler.total_steps
+    contents = load_checkpoint(path, model.anchors.device)
+    with made_by_this_version(path):
+        model.load_state_dict(contents["model"])
+        optimizer.load_state_dict(contents["optimizer"])
+        scheduler.load_state_dict(contents["scheduler"])
+        progress = Progress(**contents["progress"])
+    if scheduler.total_steps != total_steps:
+        raise CheckpointError(f"{path}: cannot go on, the data set has another number of pictures than it had")
     return progress
 
 
