@@ -4,8 +4,8 @@ Each part is a program of its own with a time limit, so one that fails or hangs 
 
   build       the package with CUDA kernels for this GPU, installed into a folder of its own
   tests       the test suite, on the CPU and on the GPU
-  parity      1,000 random batches and half a million boxes, CPU kernels against CUDA kernels
-  graphs      tests/test_cuda.py: CUDA graphs, torch.compile, streams, a captured training step
+  parity      1,000 random batches, CPU kernels against CUDA kernels
+  graphs      tests/test_cuda.py: CUDA graphs, torch.compile, streams, a captured training step, half a million boxes
   sanitizers  compute-sanitizer's memcheck, racecheck, initcheck and synccheck
   bench       the promises of benchmarks/targets.py for CUDA
   suite       the small rows of the benchmark suite
@@ -41,7 +41,6 @@ _TAIL = 60
 _TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 _TEST_PACKAGES = ("pytest", "hypothesis", "numpy")
 _APP_PACKAGES = ("numpy", "PIL", "matplotlib", "tqdm", "pycocotools")
-_OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 _PROBE = """
 import json, torch
 found = {"torch": torch.__version__, "cuda": torch.version.cuda, "available": torch.cuda.is_available()}
@@ -70,28 +69,37 @@ class Done:
 
 @dataclass
 class Result:
-    """What became of a part: "passed", "failed" or "skipped", a sentence, figures, and the end of a failing output."""
+    """What became of a part.
+
+    Attributes:
+        name: The part.
+        verdict: "passed", "failed" or "skipped".
+        summary: A sentence.
+        figures: What was measured, for ``gate.json``.
+        lines: The same for people; "" if the figures are short.
+        tail: The end of a failing output.
+        seconds: Set when the part has ended.
+    """
 
     name: str
     verdict: str
     summary: str
-    seconds: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
+    lines: str = ""
     tail: str = ""
+    seconds: float = 0.0
 
 
 @dataclass
 class Gate:
     """Where the gate works, and what is left of its time."""
 
-    device: str
     architecture: str
     out: Path
     work: Path
     wheels: Path | None
     batches: int
     deadline: float
-    limits: dict[str, int]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -115,7 +123,7 @@ class Gate:
 
         Its whole process group is ended at the limit: a sanitizer and the program under it, pytest and its workers.
         """
-        left = min(self.limits[part], self.deadline - time.monotonic())
+        left = min(PARTS[part][1], self.deadline - time.monotonic())
         if left < 1:
             return Done(None, 0.0, "no time was left for it")
         started = time.monotonic()
@@ -127,7 +135,7 @@ class Gate:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            **_OWN_GROUP,
+            start_new_session=True,
         )
         try:
             output, _ = process.communicate(timeout=left)
@@ -152,12 +160,11 @@ def build(gate: Gate) -> Result:
         return Result("build", "failed", f"needs {', '.join(missing)}: give their wheels with --wheels DIR{notes}")
     shutil.rmtree(gate.site, ignore_errors=True)
     options = ("--no-index", "--no-deps", "--no-build-isolation", "--no-compile", "--disable-pip-version-check", "-v")
-    cuda = gate.device == "cuda"
     done = gate.run(
         "build",
         [sys.executable, "-m", "pip", "install", *options, "--target", gate.site, ROOT],
         TORCH_CUDA_ARCH_LIST=gate.architecture,
-        TINYSSD_OPS_CUDA="1" if cuda else "0",
+        TINYSSD_OPS_CUDA="1",
     )
     if done.status != 0:
         return _failed("build", done, f"pip install failed{notes}")
@@ -166,11 +173,10 @@ def build(gate: Gate) -> Result:
     if asked.status != 0:
         return _failed("build", asked, "the built package cannot be imported")
     info = json.loads(asked.lines[-1])
-    served = info["backends"][gate.device]
+    served = info["backends"]["cuda"]
     if served["backend"] != "native" or str(gate.work).replace(str(ROOT), ".") not in served["why"]:
         return _failed("build", asked, f"the library in use is not the one built: {served['why']}")
-    built = info["build"]["_C_cuda" if cuda else "_C"]
-    return Result("build", "passed", f"{done.seconds:.0f} s{notes}", figures={"build": built})
+    return Result("build", "passed", f"{done.seconds:.0f} s{notes}", info["build"]["_C_cuda"])
 
 
 def install_wheels(gate: Gate) -> str:
@@ -222,8 +228,6 @@ def _pytest(gate: Gate, part: str, arguments: Sequence[object], notes: list[str]
     done = gate.run(part, [sys.executable, "-m", "pytest", *options, *arguments], cwd=gate.work, OMP_NUM_THREADS="2")
     last = re.findall(r"^=*\s*((?:\d+ \w+(?:, )?)+ in [\d.]+s.*?)\s*=*$", done.output, flags=re.MULTILINE)
     summary = "; ".join([last[-1] if last else "no summary", *notes])
-    if done.status == 5 and gate.device != "cuda":
-        return Result(part, "skipped", summary, done.seconds)
     if done.status != 0:
         return _failed(part, done, summary)
     skipped = sorted({line.partition("] ")[2] for line in done.lines if line.startswith("SKIPPED [")})
@@ -231,7 +235,7 @@ def _pytest(gate: Gate, part: str, arguments: Sequence[object], notes: list[str]
     figures: dict[str, Any] = {"skipped": skipped} if skipped else {}
     if part == "graphs":
         figures["results"] = dict(results)
-    return Result(part, "passed", summary, done.seconds, figures)
+    return Result(part, "passed", summary, figures)
 
 
 def parity(gate: Gate) -> Result:
@@ -241,31 +245,22 @@ def parity(gate: Gate) -> Result:
     figures_file = gate.work / "parity.json"
     figures_file.unlink(missing_ok=True)
     # It stops drawing early enough to say how far it came.
-    seconds = 0.8 * min(gate.limits["parity"], gate.deadline - time.monotonic())
-    command = ["--device", gate.device, "--batches", gate.batches, "--seconds", seconds]
-    command += ["--out", gate.out, "--json", figures_file]
+    seconds = 0.8 * min(PARTS["parity"][1], gate.deadline - time.monotonic())
+    command = ["--batches", gate.batches, "--seconds", seconds, "--out", gate.out, "--json", figures_file]
     done = gate.run("parity", [sys.executable, "-m", "benchmarks.parity", *command], OMP_NUM_THREADS="4")
     figures = _read(figures_file)
     if not figures:
         return _failed("parity", done, "it broke off")
     summary = f"{figures['batches']} batches, {figures['calls']} calls, {figures['integers']} integers compared: "
     summary += f"{figures['mismatches']} calls differ"
-    return Result(
-        "parity",
-        "passed" if done.status == 0 else "failed",
-        summary,
-        done.seconds,
-        figures,
-        "" if done.status == 0 else _tail(done),
-    )
+    return _judged("parity", done, done.status == 0, summary, figures)
 
 
 def sanitizers(gate: Gate) -> Result:
     """Four tools over the same program, at once: they keep the GPU busy for a small part of their time."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    if gate.device != "cuda" or not Path(tool).is_file():
-        why = "there is no GPU" if gate.device != "cuda" else "compute-sanitizer is not installed"
-        return Result("sanitizers", "skipped", why)
+    if not Path(tool).is_file():
+        return Result("sanitizers", "skipped", "compute-sanitizer is not installed")
     program = [sys.executable, "-m", "benchmarks.sanitize"]
 
     def one(name: str) -> Done:
@@ -282,42 +277,46 @@ def sanitizers(gate: Gate) -> Result:
         clean = one_done.status == 0 and said and re.search(r"SUMMARY: 0 (errors|hazards)", said[-1])
         if not clean or not any(re.fullmatch(r"\d+ calls", line) for line in one_done.lines):
             tails.append(f"--- {name}\n{_tail(one_done, 25)}")
-    seconds = max(one_done.seconds for one_done in done.values())
     summary = "; ".join(f"{name}: {said}" for name, said in figures.items())
-    return Result("sanitizers", "failed" if tails else "passed", summary, seconds, figures, "\n".join(tails))
+    return Result("sanitizers", "failed" if tails else "passed", summary, figures, tail="\n".join(tails))
 
 
 def bench(gate: Gate) -> Result:
     """The promises for CUDA."""
     file = gate.work / "targets.json"
     file.unlink(missing_ok=True)
-    pretend = [] if gate.device == "cuda" else ["--pretend"]
-    command = ["--device", "cuda", *pretend, "--seconds", 1 if gate.device == "cuda" else 0, "--json", file]
+    command = ["--device", "cuda", "--seconds", 1, "--json", file]
     done = gate.run("bench", [sys.executable, "-m", "benchmarks.targets", *command])
     figures = _read(file)
     if not figures:
         return _failed("bench", done, "it broke off")
     met = sum(target["met"] is True for target in figures["targets"])
-    errors = [row for row in figures["run"]["rows"] if row["error"]]
+    rows = figures["run"]["rows"]
+    errors = [row for row in rows if row["error"]]
     summary = f"{met} of {len(figures['targets'])} promises met" + (f", {len(errors)} rows failed" if errors else "")
     summary += "; ran out of time" if done.status is None else ""
     good = done.status == 0 and not errors and met == len(figures["targets"])
-    return Result("bench", "passed" if good else "failed", summary, done.seconds, figures, "" if good else _tail(done))
+    return _judged("bench", done, good, summary, figures, printed(done, rows))
 
 
 def suite(gate: Gate) -> Result:
     """The small rows of the suite."""
     file = gate.work / "suite.json"
     file.unlink(missing_ok=True)
-    command = ["--quick", "--device", gate.device, "--seconds", 0.05, "--json", file]
+    command = ["--quick", "--device", "cuda", "--seconds", 0.05, "--json", file]
     done = gate.run("suite", [sys.executable, "-m", "benchmarks", *command])
     figures = _read(file)
     if not figures:
         return _failed("suite", done, "it broke off")
     timed = sum(row["ours"] is not None for row in figures["rows"])
     summary = f"{timed} rows timed, {sum(bool(row['error']) for row in figures['rows'])} failed"
-    tail = "" if done.status == 0 else _tail(done)
-    return Result("suite", "passed" if done.status == 0 else "failed", summary, done.seconds, figures, tail)
+    return _judged("suite", done, done.status == 0, summary, figures, printed(done, figures["rows"]))
+
+
+def printed(done: Done, rows: Sequence[dict[str, Any]]) -> str:
+    """The rows and the promises among the lines that a benchmark printed."""
+    starts = {row["op"] for row in rows} | {"cuda"}
+    return "\n".join(line for line in done.lines if line.split()[0] in starts)
 
 
 # Seconds for each. The second group runs at once, since most of it waits for the CPU; timings are taken alone.
@@ -337,7 +336,13 @@ _BUDGET, _RESERVED_FOR_BENCH = 530, 170
 
 def _failed(name: str, done: Done, summary: str) -> Result:
     why = "ran out of time" if done.status is None else f"exit status {done.status}"
-    return Result(name, "failed", f"{summary} ({why})", done.seconds, tail=_tail(done))
+    return _judged(name, done, False, f"{summary} ({why})")
+
+
+def _judged(
+    name: str, done: Done, good: bool, summary: str, figures: dict[str, Any] | None = None, lines: str = ""
+) -> Result:
+    return Result(name, "passed" if good else "failed", summary, figures or {}, lines, "" if good else _tail(done))
 
 
 def _tail(done: Done, lines: int = _TAIL) -> str:
@@ -353,10 +358,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def machine(probe: dict[str, Any]) -> dict[str, str]:
     """The device, the driver and the versions of everything that takes part."""
-    found = {"device": str(probe.get("name", "no GPU")), "torch": probe["torch"], "CUDA of torch": str(probe["cuda"])}
-    found |= {
-        name: str(probe[name]) for name in ("capability", "count", "multiprocessors", "memory", "l2") if name in probe
-    }
+    found = {"device": probe["name"], "torch": probe["torch"], "CUDA of torch": probe["cuda"]}
+    found |= {name: str(probe[name]) for name in ("capability", "count", "multiprocessors", "memory", "l2")}
     found["driver"] = _first_line("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     found["nvcc"] = _last_match(r"release \S+ V\S+", "nvcc", "--version")
     found["compute-sanitizer"] = _last_match(r"Version \S+", "compute-sanitizer", "--version")
@@ -399,44 +402,11 @@ def page(command: str, date: str, environment: dict[str, str], results: Sequence
     lines += [f"| {r.name} | **{r.verdict}** | {r.seconds:.0f} | {r.summary.replace('|', '/')} |" for r in results]
     parts.append("\n".join(lines))
     for result in results:
-        if text := _figures(result):
-            parts.append(f"## {result.name}\n\n{text}")
-        if result.tail:
-            parts.append(
-                f"## {result.name}: the end of its output\n\n```text\n{result.tail.replace('```', '` ` `')}\n```"
-            )
+        figures = "\n".join(f"{name}: {value}" for name, value in result.figures.items())
+        for title, text in (("figures", result.lines or figures), ("the end of its output", result.tail)):
+            if text:
+                parts.append(f"## {result.name}: {title}\n\n```text\n{text.replace('```', '` ` `')}\n```")
     return "\n\n".join(parts) + "\n"
-
-
-def _figures(result: Result) -> str:
-    figures = result.figures
-    lines: list[str] = []
-    if result.name == "bench" and figures:
-        for target in figures["targets"]:
-            verdict = {True: "met", False: "NOT MET", None: "not measured"}[target["met"]]
-            number = "" if target["value"] is None else f" {target['value']:.2f},"
-            lines.append(
-                f"- {target['name']}:{number} {verdict}{' (' + target['note'] + ')' if target['note'] else ''}"
-            )
-    rows = figures.get("rows") or figures.get("run", {}).get("rows", [])
-    if rows:
-        lines += ["", "| row | ours | peers | time / floor |", "|---|---|---|---|", *map(_row, rows)]
-        return "\n".join(lines)
-    return "\n".join(lines) or "\n".join(f"- {name}: {value}" for name, value in figures.items())
-
-
-def _row(row: dict[str, Any]) -> str:
-    name = f"{row['op']} {row['inputs']} {row['label']}"
-    if row["ours"] is None:
-        return f"| {name} | {(row['error'] or row['note']).replace('|', '/')} | | |"
-    ours = row["ours"]["median"]
-    peers = [
-        f"{peer['name']} {peer['timing']['median'] * 1e6:.1f} µs ({peer['timing']['median'] / ours:.1f}x)"
-        for peer in row["peers"]
-        if peer["timing"]
-    ]
-    floor = f"{ours / row['floor']['median']:.2f} ({row['floor_name']})" if row["floor"] else ""
-    return f"| {name} | {ours * 1e6:.1f} µs | {', '.join(peers)} | {floor} |"
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -461,9 +431,6 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "gpu_gate", help="where the package is installed")
     parser.add_argument("--batches", type=int, default=1_000, help="of the part parity (default: %(default)s)")
     parser.add_argument("--budget", type=float, default=_BUDGET, help="seconds for all parts (default: %(default)s)")
-    parser.add_argument("--limits", default="", metavar="PART=SECONDS,...", help="other time limits")
-    # A look at the gate itself where there is no GPU: the CPU kernels take the place of the CUDA ones.
-    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.only = options.only.split(",") if options.only else list(PARTS)
     if unknown := sorted(set(options.only) - set(PARTS)):
@@ -475,14 +442,10 @@ def main(argv: Sequence[str]) -> int:
     """Runs the parts; see above for the exit status."""
     options = _parse(argv)
     probe = probe_gpu()
-    if options.device == "cuda" and not probe["available"]:
+    if not probe["available"]:
         why = probe.get("error") or f"torch {probe['torch']} is built for CUDA {probe['cuda']} and sees no device"
         print(f"No GPU, so the gate cannot run: {why}.", file=sys.stderr)
         return 2
-    limits = {name: limit for name, (_, limit) in PARTS.items()}
-    limits |= {
-        name: int(value) for name, _, value in (pair.partition("=") for pair in options.limits.split(",") if pair)
-    }
     started = time.monotonic()
     out, work = options.out.resolve(), options.work.resolve()
     if "build" not in options.only and not (work / "site").is_dir():
@@ -493,9 +456,8 @@ def main(argv: Sequence[str]) -> int:
     for old in ("gate.log", "mismatch.pt"):
         (out / old).unlink(missing_ok=True)
     wheels = options.wheels.resolve() if options.wheels else None
-    architecture = str(probe.get("capability", ""))
     end = started + options.budget
-    gate = Gate(options.device, architecture, out, work, wheels, options.batches, end, limits)
+    gate = Gate(probe["capability"], out, work, wheels, options.batches, end)
     only = "" if options.only == list(PARTS) else f" --only {','.join(options.only)}"
     command = f"python -m benchmarks.gpu_gate{only}"
     date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
@@ -532,7 +494,7 @@ def main(argv: Sequence[str]) -> int:
     for result in ordered:
         if result.tail:
             print(f"\n===== {result.name}: the end of its output\n{result.tail}")
-    print("\n".join(["", *(_figures(result) for result in ordered if result.name == "bench")]))
+    print("\n".join(["", *(result.lines for result in ordered if result.name == "bench")]))
     print(
         "\n".join(
             f"{result.name:<11}{result.verdict:<8}{result.seconds:>5.0f} s  {result.summary}" for result in ordered

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import tinyssd_ops
-from benchmarks import inputs
 from tinyssd_ops import reference
 
 # The kinds of inputs are those of the tests, which are no package.
@@ -30,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import cases
 
 _LARGEST, _RARE_LARGEST = 2_000, 20_000
-_HUGE = 500_000
 _OFFSET_TOLERANCE = 1e-6
 # After a fault of the device every call fails.
 _ENOUGH_MISMATCHES = 50
@@ -59,7 +57,6 @@ class Draw:
     """Random choices from a seed."""
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
         self._random = torch.Generator().manual_seed(seed)
 
     def integer(self, low: int, high: int) -> int:
@@ -77,8 +74,8 @@ def batch(seed: int) -> Iterator[Call]:
     draw = Draw(seed)
     largest = _RARE_LARGEST if seed % 100 == 99 else _LARGEST
     images, size = draw.integer(1, 8), draw.integer(2, largest)
-    threshold = draw.one_of(cases.THRESHOLDS)
-    boxes = torch.stack([draw.one_of(list(cases.BOXES.values()))(size, 100 * seed + i) for i in range(images)])
+    threshold, kinds = draw.one_of(cases.THRESHOLDS), list(cases.BOXES.values())
+    boxes = torch.stack([draw.one_of(kinds)(size, 100 * seed + i) for i in range(images)])
     scores = draw.one_of(list(cases.SCORES.values()))(images * size, seed).view(images, size)
     ids = draw.one_of(list(cases.CLASS_IDS.values()))(images * size).view(images, size)
     least = draw.one_of([0.0, 0.2, 0.6, 2.0])
@@ -89,13 +86,11 @@ def batch(seed: int) -> Iterator[Call]:
     yield Call("nms", (boxes[0], scores[0], threshold))
     yield Call("batched_nms", (boxes.flatten(0, 1), scores.flatten(), ids.flatten(), threshold))
 
-    anchors = draw.one_of(list(cases.BOXES.values()))(draw.integer(2, largest), seed + 1)
+    anchors = draw.one_of(kinds)(draw.integer(2, largest), seed + 1)
     labels = cases.labels(images, draw.integer(1, 100), seed)
     if draw.one_of([True, False]):
-        kind = draw.one_of(list(cases.BOXES.values()))
-        labels[..., 1:] = kind(max(2, labels.shape[:2].numel()), seed + 2)[: labels.shape[:2].numel()].view_as(
-            labels[..., 1:]
-        )
+        rows = labels.shape[:2].numel()
+        labels[..., 1:] = draw.one_of(kinds)(max(2, rows), seed + 2)[:rows].view_as(labels[..., 1:])
     valid = draw.one_of([None, labels[..., 0] >= 0])
     yield Call("assign_anchors", (anchors, labels[..., 1:].contiguous(), valid, threshold))
     yield Call("multibox_target", (anchors, labels, threshold))
@@ -104,14 +99,6 @@ def batch(seed: int) -> Iterator[Call]:
     yield Call("multibox_detection", (*predictions, threshold, draw.one_of([0.01, 0.3])))
     options = {"max_detections": draw.integer(1, 300), "class_agnostic": draw.one_of([True, False])}
     yield Call("detect", (*predictions, threshold, draw.one_of([0.01, 0.2])), options)
-
-
-def huge() -> Iterator[Call]:
-    """NMS of half a million boxes."""
-    boxes, scores = inputs.random_boxes(_HUGE, 1), inputs.scores(_HUGE, 1)
-    yield Call("nms", (boxes, scores, 0.5))
-    yield Call("nms", (inputs.disjoint_boxes(_HUGE, 2), scores, 0.5))
-    yield Call("batched_nms", (boxes, scores, inputs.class_ids(_HUGE, 80, 1), 0.5))
 
 
 def difference(op: str, expected: Any, actual: Any) -> str:
@@ -175,8 +162,6 @@ def main(argv: Sequence[str]) -> int:
         if serving[name]["backend"] != "native":
             raise SystemExit(f"no native kernels for {name}: {serving[name]['why']}")
     started, count, drawn = time.perf_counter(), Count(), 0
-    if device.type == "cuda":
-        compare(huge(), device, f"{_HUGE:,} boxes", count, options.out)
     for seed in range(options.first, options.first + options.batches):
         if time.perf_counter() - started > options.seconds or count.mismatches >= _ENOUGH_MISMATCHES:
             break

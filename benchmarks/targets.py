@@ -51,6 +51,7 @@ class Target:
         value: The measured number; None where a peer is missing.
         bound: What the number must reach.
         at_least: Whether the bound is the least or the most.
+        device: Whose kernels: "cpu" or "cuda".
     """
 
     text: str
@@ -195,7 +196,7 @@ def verdict(target: Target, rows: Rows) -> Outcome:
 
 
 def measure(keys: Iterable[Key], device: torch.device, seconds: float, rows: Rows) -> None:
-    """Adds the rows that are not there yet."""
+    """Adds the rows that are not there yet, and prints those of CUDA."""
     every = {(case.op, case.inputs, case.label): case for case in cases(Trained(None, Path()), quick=False)}
     for key in keys:
         if key not in rows:
@@ -205,6 +206,8 @@ def measure(keys: Iterable[Key], device: torch.device, seconds: float, rows: Row
                 rows[key] = run_captured(case, device, seconds)
             else:
                 rows[key] = run_case(case, device, seconds, "native")
+            if device.type == "cuda":
+                print(line(rows[key]), flush=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -214,10 +217,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, help="only the targets for this many threads, on the CPU")
     parser.add_argument("--seconds", type=float, default=2.0, help="time for each side of a row (default: 2)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the targets and the rows to this file")
-    # For a look at the machinery of the CUDA targets where there is no GPU; the numbers mean nothing.
-    parser.add_argument("--pretend", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    device = torch.device("cpu" if options.pretend else options.device)
+    device = torch.device(options.device)
     refuse_fallback(info(), device, "native")
     cuda = options.device == "cuda"
     run = describe(device, "native", info(), "python -m benchmarks.targets" + (" --device cuda" if cuda else ""))
@@ -245,8 +246,6 @@ def main(argv: Sequence[str]) -> int:
             measure(_CUDA_EXTRA, device, options.seconds, rows)
         measured += rows.values()
         save(())
-    if cuda:
-        print("\n".join(line(row) for row in measured))
     return 1 if any(outcome.met is False for outcome in outcomes) else 0
 
 

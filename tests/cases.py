@@ -301,13 +301,14 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
     }
 
 
+# The ops whose results have a shape that the inputs' values decide.
+RAGGED = ("nms", "batched_nms")
 CALLS = [
     pytest.param(op, args, kwargs, id=f"{op}-{i}")
     for op, calls in sample_calls().items()
     for i, (args, kwargs) in enumerate(calls)
 ]
-# The calls whose results have a shape that the inputs' shapes decide.
-FIXED_SHAPE_CALLS = [call for call in CALLS if call.values[0] not in ("nms", "batched_nms")]
+FIXED_SHAPE_CALLS = [call for call in CALLS if call.values[0] not in RAGGED]
 
 
 def assert_same(actual: Any, expected: Any, context: object = "") -> None:

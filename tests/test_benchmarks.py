@@ -208,19 +208,23 @@ def test_the_gate_says_that_there_is_no_gpu(tmp_path, capsys):
 
 
 def test_the_gate_writes_a_page(tmp_path):
-    run = dataclasses.asdict(example_run())
-    bench = {"targets": [{"name": "nms", "value": 3.0, "met": False, "note": "slow"}], "run": run}
+    run = example_run()
+    outcome = targets.Outcome("cuda nms", 3.0, False, "slow")
+    output = "\n".join(["GPU; threads 2", "lsnms: not there", *map(runner.line, run.rows), str(outcome)])
+    lines = gpu_gate.printed(gpu_gate.Done(1, 9.0, output), dataclasses.asdict(run)["rows"])
+    assert lines.splitlines() == [*map(runner.line, run.rows), "cuda nms: 3.00, NOT MET (slow)"]
     parts = [
-        gpu_gate.Result("build", "failed", "exit status 1", 3.0, tail="error: no such file"),
-        gpu_gate.Result("bench", "failed", "0 of 1 promises met", 9.0, bench),
+        gpu_gate.Result("build", "failed", "exit status 1", tail="error: no such file", seconds=3.0),
+        gpu_gate.Result("parity", "passed", "no calls differ", {"calls": 9}),
+        gpu_gate.Result("bench", "failed", "0 of 1 promises met", {"targets": []}, lines),
     ]
     gpu_gate.write(tmp_path, "python -m benchmarks.gpu_gate", "2026-01-01 00:00 UTC", {"device": "GPU"}, parts)
     page = (tmp_path / "gate.md").read_text(encoding="utf-8")
     assert "| build | **failed** | 3 | exit status 1 |" in page
     assert "error: no such file" in page
-    assert "- nms: 3.00, NOT MET (slow)" in page
-    assert "| nms random N=20,000 | 1000.0 µs |" in page
-    assert json.loads((tmp_path / "gate.json").read_text())["parts"][1]["verdict"] == "failed"
+    assert "## parity: figures\n\n```text\ncalls: 9\n```" in page
+    assert f"## bench: figures\n\n```text\n{lines}\n```" in page
+    assert json.loads((tmp_path / "gate.json").read_text())["parts"][2]["verdict"] == "failed"
 
 
 def test_all_sides_agree_on_tiny_inputs(tmp_path):

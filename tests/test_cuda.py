@@ -22,8 +22,8 @@ if tinyssd_ops.info()["backends"]["cuda"]["backend"] != "native":
 
 CALLS = pytest.mark.parametrize(("op", "args", "kwargs"), cases.CALLS)
 FIXED_SHAPE_CALLS = pytest.mark.parametrize(("op", "args", "kwargs"), cases.FIXED_SHAPE_CALLS)
-FIXED_SHAPE_OPS = pytest.mark.parametrize("op", [op for op in cases.sample_calls() if op not in ("nms", "batched_nms")])
-RAGGED_OPS = pytest.mark.parametrize("op", ["nms", "batched_nms"])
+FIXED_SHAPE_OPS = pytest.mark.parametrize("op", [op for op in cases.sample_calls() if op not in cases.RAGGED])
+RAGGED_OPS = pytest.mark.parametrize("op", cases.RAGGED)
 
 
 def _map(function, tree):
@@ -49,12 +49,12 @@ def _copy_into(static, new):
             target.copy_(source)
 
 
-def _capture(function, warm_ups=2):
+def _capture(function):
     """A graph of the function's work, and what the call returned."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(warm_ups):
+        for _ in range(2):
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
