@@ -1,3 +1,8 @@
+// The machine of machine.h. Every thread of a block is a fiber with a stack of its own, kept for the next block; the
+// host's stack is one more. run() goes from one to another: simt_switch exchanges the registers, and AddressSanitizer is
+// told, which must know whose stack it sees. A fiber that has to wait notes what for and calls reschedule(), which picks
+// one of `ready` by the seed; whoever completes a barrier or a warp operation works out its result and wakes the others.
+// fail() ends a launch from any fiber: run_block throws on the host's stack and resets the fibers that were left behind.
 #include "include/cuda_runtime.h"
 
 #include <sanitizer/asan_interface.h>
@@ -13,6 +18,7 @@
 #include <memory>
 #include <mutex>
 #include <stdexcept>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -57,7 +63,8 @@ namespace {
 constexpr size_t kStackBytes = 256 << 10;
 // Polls of memory in a row without any thread getting further: the block spins.
 constexpr uint64_t kMostPolls = uint64_t{1} << 26;
-constexpr int kH100SharedMemory = 232448;
+// What a kernel may always ask for, and what it may ask for after cudaFuncSetAttribute.
+constexpr int kSharedMemoryByDefault = 48 << 10, kH100SharedMemory = 232448;
 
 enum class State { kIdle, kReady, kAtBarrier, kAtWarp, kReturned };
 
@@ -93,6 +100,8 @@ void (*body)(void*) = nullptr;
 void* body_context = nullptr;
 char* shared_memory = nullptr;
 std::string error;
+cudaError_t last_error = cudaSuccess;
+std::map<const void*, int> allowed;  // shared memory, by kernel
 uint64_t polls = 0;
 uint64_t seed = 0, random_state = 0x9e3779b97f4a7c15;
 int limit = [] {
@@ -165,6 +174,13 @@ void run(Fiber& to) {
   size_t bytes = 0;
   __sanitizer_finish_switch_fiber(current->fake_stack, &bottom, &bytes);
   if (previous == &host) host.stack = static_cast<char*>(const_cast<void*>(bottom)), host.stack_bytes = bytes;
+}
+
+// Ends the launch with a std::runtime_error, thrown on the host's stack.
+[[noreturn]] void fail(const std::string& message) {
+  error = "simt: " + where() + ": " + message;
+  run(host);
+  std::abort();  // run_block has forgotten this fiber
 }
 
 // Gives the processor to any that is ready; the caller has said what it waits for.
@@ -298,20 +314,11 @@ uint64_t random() {
 
 int thread_rank() { return current->rank; }
 
-void fail(const std::string& message) {
-  error = "simt: " + where() + ": " + message;
-  run(host);
-  std::abort();  // run_block has forgotten this fiber
-}
-
-void yield() {
+void maybe_yield() {
   if (++polls > kMostPolls) fail("the block spins: its threads poll memory and none gets further" + everyone());
+  if (random() % 4 != 0) return;
   ready.push_back(current);
   reschedule();
-}
-
-void maybe_yield() {
-  if (++polls > kMostPolls || random() % 4 == 0) yield();
 }
 
 void meet_block(const char* what, Place at, void* argument, Finish finish) {
@@ -382,15 +389,15 @@ void launch(
   }
 }
 
-int& shared_memory_of(const void* the_kernel) {
-  static std::map<const void*, int> sizes;
-  return sizes.emplace(the_kernel, kSharedMemoryByDefault).first->second;
+cudaError_t record(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
 }
 
-cudaError_t last_error(cudaError_t error, bool clear) {
-  static cudaError_t last = cudaSuccess;
-  if (error != cudaSuccess) last = error;
-  return clear ? std::exchange(last, cudaSuccess) : last;
+cudaError_t allow_shared_memory(const void* the_kernel, int bytes) {
+  if (bytes < 0 || bytes > limit) return record(cudaErrorInvalidValue);
+  allowed[the_kernel] = bytes;
+  return cudaSuccess;
 }
 
 cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* the_kernel) {
@@ -398,40 +405,26 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* the_kerne
   const bool grid_fits = grid.x - 1 < 0x7fffffff && grid.y - 1 < 65535 && grid.z - 1 < 65535;  // 0 wraps around
   const bool block_fits =
       block.x - 1 < 1024 && block.y - 1 < 1024 && block.z - 1 < 64 && uint64_t{block.x} * block.y * block.z <= 1024;
-  if (!grid_fits || !block_fits) return cudaErrorInvalidConfiguration;
-  const int most = std::max(kSharedMemoryByDefault, std::min(limit, shared_memory_of(the_kernel)));
-  return config.dynamicSmemBytes <= static_cast<size_t>(most) ? cudaSuccess : cudaErrorInvalidValue;
+  if (!grid_fits || !block_fits) return record(cudaErrorInvalidConfiguration);
+  const int most = std::max(kSharedMemoryByDefault, std::min(limit, allowed[the_kernel]));
+  return record(config.dynamicSmemBytes <= static_cast<size_t>(most) ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 }  // namespace simt
+
+cudaError_t cudaGetLastError() { return std::exchange(simt::last_error, cudaSuccess); }
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
     case cudaSuccess: return "no error";
     case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument";
-    default: return "operation not supported";
   }
+  return "unrecognized error code";
 }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = simt::kSharedMemoryByDefault; break;
-    case cudaDevAttrWarpSize: *value = simt::kWarp; break;
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = simt::limit; break;
-    default: return simt::last_error(cudaErrorInvalidValue, false);
-  }
-  return cudaSuccess;
-}
-
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (value < 0 || value > simt::limit) return simt::last_error(cudaErrorInvalidValue, false);
-  simt::shared_memory_of(kernel) = value;
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = simt::limit;
   return cudaSuccess;
 }
 
@@ -443,8 +436,6 @@ void* simt_shared_memory() {
 // Freeing the memory ends it.
 void simt_guard(void* begin, size_t bytes) { __asan_poison_memory_region(begin, bytes); }
 
-extern "C" {
-
 void simt_set_seed(uint64_t seed) {
   simt::seed = seed;
   // Neighbouring seeds must not start alike, and the generator never leaves 0.
@@ -454,13 +445,13 @@ void simt_set_seed(uint64_t seed) {
 
 void simt_set_shared_memory_limit(int bytes) { simt::limit = bytes; }
 
+extern "C" {
 // What libtorch has with CUDA only: one device, whose stream is the null stream.
 int32_t aoti_torch_create_cuda_guard(int32_t, void** guard) {
   *guard = nullptr;
   return 0;
 }
 int32_t aoti_torch_delete_cuda_guard(void*) { return 0; }
-int32_t aoti_torch_cuda_guard_set_index(void*, int32_t) { return 0; }
 int32_t aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   *stream = nullptr;
   return 0;

@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string>
 
 struct uint3 {
   unsigned x, y, z;
@@ -42,10 +41,6 @@ void meet_block(const char* what, Place at, void* argument = nullptr, Finish fin
 void meet_warp(const char* what, Place at, unsigned mask, void* argument = nullptr, Finish finish = nullptr);
 // Maybe let others run: an access that may meet another thread's.
 void maybe_yield();
-void yield();
-
-// Ends the launch with a std::runtime_error, thrown on the host's stack.
-[[noreturn]] void fail(const std::string& message);
 
 uint64_t random();
 int thread_rank();
@@ -69,8 +64,7 @@ void* simt_shared_memory();
 // From now on an access there is an error: for the gaps between arrays that share one allocation.
 void simt_guard(void* begin, size_t bytes);
 
-// For tests, by ctypes.
-extern "C" {
-void simt_set_seed(uint64_t seed);
+// The order of blocks and threads from now on; conftest.py calls it by ctypes.
+extern "C" void simt_set_seed(uint64_t seed);
+// The most shared memory that a kernel may ask for.
 void simt_set_shared_memory_limit(int bytes);
-}
