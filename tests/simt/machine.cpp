@@ -1,8 +1,8 @@
 // The machine of machine.h. Every thread of a block is a fiber with a stack of its own, kept for the next block; the
-// host's stack is one more. run() goes from one to another: simt_switch exchanges the registers, and AddressSanitizer is
-// told, which must know whose stack it sees. A fiber that has to wait notes what for and calls reschedule(), which picks
-// one of `ready` by the seed; whoever completes a barrier or a warp operation works out its result and wakes the others.
-// fail() ends a launch from any fiber: run_block throws on the host's stack and resets the fibers that were left behind.
+// host's stack is one more. run() goes from one to another: simt_switch exchanges the registers, and AddressSanitizer
+// is told, which must know whose stack it sees. A fiber that has to wait notes what for and calls reschedule(), which
+// picks one of `ready` by the seed; whoever completes a barrier or a warp operation wakes the others and works out the
+// result. fail() ends a launch from any fiber: run_block throws on the host's stack and resets the fibers left behind.
 #include "include/cuda_runtime.h"
 
 #include <sanitizer/asan_interface.h>

@@ -32,7 +32,7 @@ struct Place {
 };
 
 // Run once, when all have arrived and before any goes on: what each thread (or lane) passed as its argument, nullptr
-// for those that do not take part. The arguments live on the stacks of fibers that wait, so all may be read and written.
+// for those that do not take part. The arguments live on the stacks of fibers that wait: all may be read and written.
 using Finish = void (*)(void* const* arguments, int count);
 
 // Wait for every thread of the block that has not returned.

@@ -1,6 +1,6 @@
 // Stands in for CUB, as far as csrc/cuda uses it. What a block shares goes through TempStorage and the machine's
-// barriers, in CUB's order and at CUB's sizes, so that reusing the storage without a barrier goes as wrong as it does on
-// a GPU. The device-wide calls are plain loops that ask for temporary storage, and spoil it.
+// barriers, in CUB's order and at CUB's sizes, so that reusing the storage without a barrier goes as wrong as it does
+// on a GPU. The device-wide calls are plain loops that ask for temporary storage, and spoil it.
 #pragma once
 
 #include "../cuda_runtime.h"
