@@ -39,7 +39,7 @@ __device__ __forceinline__ unsigned count_in(unsigned* pairs, unsigned k) {
 }
 
 template <class T, int kThreads, int kItems>
-__global__ void __launch_bounds__(kThreads) suppress_small_kernel(
+__global__ void __launch_bounds__(kThreads, 1) suppress_small_kernel(
     const Candidates<T> in, T threshold, int64_t most,
     int64_t* __restrict__ keep,      // [B, most]
     int64_t* __restrict__ counts) {  // [B]
