@@ -284,7 +284,11 @@ def detection_cases(trained: Trained) -> Iterator[Case]:
         Peer("reference", reference.multibox_detection, agreement.rows, largest=40_000),
         Peer("torch loop", peers.loop_detection, agreement.rows, largest=40_000),
     )
-    kept = (floors.copy_predictions(), floors.write(lambda probs, *_: ((probs.shape[0], probs.shape[2], 6),)))
+    work = (
+        floors.copy_predictions(),
+        floors.write(lambda probs, *_: ((probs.shape[0], probs.shape[2], 6),)),
+        floors.sort_candidates(_best_objects),
+    )
     for kind, images, classes in _PREDICTIONS:
 
         def make(seed: int, kind: str = kind, images: int = images, classes: int = classes) -> Args:
@@ -292,7 +296,7 @@ def detection_cases(trained: Trained) -> Iterator[Case]:
             return found.logits.softmax(dim=-1).transpose(1, 2).contiguous(), found.offsets, found.anchors
 
         label = f"B={images} A=5444 C={classes}"
-        yield Case("multibox_detection", kind, images * 5_444, label, make, ops.multibox_detection, others, kept)
+        yield Case("multibox_detection", kind, images * 5_444, label, make, ops.multibox_detection, others, work)
 
 
 def detect_cases(trained: Trained) -> Iterator[Case]:
@@ -314,8 +318,20 @@ def detect_cases(trained: Trained) -> Iterator[Case]:
             return found.logits, found.offsets, found.anchors
 
         label = f"B={images} A=5444 C={classes}"
-        floor = floors.copy_predictions()
-        yield Case("detect", kind, images * 5_444, label, make, _detect_logits, others, (floor,))
+        work = (floors.copy_predictions(), floors.sort_candidates(_likely_objects))
+        yield Case("detect", kind, images * 5_444, label, make, _detect_logits, others, work)
+
+
+def _best_objects(probs: Tensor, *_: Tensor) -> list[Tensor]:
+    """The candidates of ``multibox_detection``: anchors whose best class is an object."""
+    confidence, classes = probs.max(dim=1)
+    return [scores[best > 0] for scores, best in zip(confidence, classes, strict=True)]
+
+
+def _likely_objects(logits: Tensor, *_: Tensor) -> list[Tensor]:
+    """The candidates of ``detect``: pairs of an anchor and an object class that reach the default score."""
+    probs = logits.softmax(dim=-1)[..., 1:].flatten(1)
+    return [scores[scores >= 0.01] for scores in probs]
 
 
 def train_step_cases() -> Iterator[Case]:
