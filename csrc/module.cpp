@@ -32,7 +32,8 @@ PYBIND11_MODULE(_C, module) {
       .def_readwrite("few_kept", &tinyssd::Limits::few_kept)
       .def_readwrite("wave", &tinyssd::Limits::wave)
       .def_readwrite("least_in_waves", &tinyssd::Limits::least_in_waves)
-      .def_readwrite("grid_work", &tinyssd::Limits::grid_work);
+      .def_readwrite("grid_cells", &tinyssd::Limits::grid_cells)
+      .def_readwrite("neighbours", &tinyssd::Limits::neighbours);
   module.def("limits", &tinyssd::limits, pybind11::return_value_policy::reference, "The ones in use.");
   module.def(
       "work_done", [] { return tinyssd::work_done().load(); }, "Cells, blocks and tiles looked at since the start.");

@@ -9,10 +9,12 @@ namespace tinyssd {
 
 struct Limits {
   int64_t worth_a_thread = 20000;  // nanoseconds
-  int64_t few_kept = 128;          // so many kept boxes are met one by one before there is a grid or a tree
+  int64_t few_kept = 384;          // so many kept boxes are met one by one before there is a grid or a tree
   int64_t wave = 512;              // boxes of a wave that are met by all kept ones of the wave, about
   int64_t least_in_waves = 4096;   // boxes left for which several threads are worth it
-  int64_t grid_work = 256;         // cells and blocks a box, on average, after which the grid gives way to the tree
+  // Beyond these, a box and on average, the grid gives way to the tree.
+  int64_t grid_cells = 256;  // looked into
+  int64_t neighbours = 512;  // kept boxes in the same cell
 };
 
 inline Limits& limits() {

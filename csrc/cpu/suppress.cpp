@@ -8,9 +8,15 @@
 namespace tinyssd {
 namespace {
 
-constexpr int64_t kLanes = 8;  // kept boxes tested at once
-
 struct SuppressFew {
+  // By blocks as wide as there are boxes to fill them.
+  template <class T>
+  TINYSSD_INLINE static bool meets(const BoxArrays<T>& kept, int64_t size, const Box<T>& box, T box_area, T threshold) {
+    constexpr int64_t kFew = 8;
+    return size <= kListLanes ? any_over<kFew>(kept, 0, size, box, box_area, threshold)
+                              : any_over<kListLanes>(kept, 0, size, box, box_area, threshold);
+  }
+
   template <class T>
   TINYSSD_INLINE static void run(Task<T> task, int64_t most, BoxArrays<T> kept, int64_t* num_decided) {
     int64_t i = 0, num_kept = 0;
@@ -18,7 +24,7 @@ struct SuppressFew {
       const Box<T> box = task.ranked[i];
       const T box_area = area(box);
       const bool inert = !can_overlap(box, box_area);
-      task.keep[i] = inert || !any_over<kLanes>(kept, 0, num_kept, box, box_area, task.threshold);
+      task.keep[i] = inert || !meets(kept, num_kept, box, box_area, task.threshold);
       if (task.keep[i] != 0 && !inert) kept.set(num_kept++, box, box_area);
     }
     *num_decided = i;

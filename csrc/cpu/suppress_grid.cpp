@@ -46,17 +46,20 @@ struct Grid {
   const Place* places;  // [size]
   Bucket* buckets;      // [bucket_mask + 1]
   uint32_t bucket_mask;
-  BoxArrays<T> slots;  // the kept boxes, by bucket
-  uint64_t levels;     // the levels of kept boxes, as bits
-  int64_t budget;      // of work, a box
+  BoxArrays<T> slots;                   // the kept boxes, by bucket
+  uint64_t levels;                      // the levels of kept boxes, as bits
+  int64_t most_cells, most_neighbours;  // a box, on average
+  int64_t num_kept, neighbours;         // neighbours: for each kept box those before it in its bucket, summed up
 
-  TINYSSD_INLINE bool affords(int64_t work, int64_t count) const {
+  TINYSSD_INLINE bool affords(int64_t cells, int64_t count) const {
     constexpr int64_t kBoxesAhead = 64;
-    return work <= budget * (count + kBoxesAhead);
+    return cells <= most_cells * (count + kBoxesAhead) && neighbours <= most_neighbours * (num_kept + kBoxesAhead);
   }
 
   TINYSSD_INLINE void insert(int64_t i, const Box<T>& box, T box_area) {
     Bucket& bucket = buckets[places[i].bucket];
+    neighbours += bucket.size;
+    ++num_kept;
     slots.set(bucket.begin + bucket.size++, box, box_area);
     levels |= uint64_t{1} << (places[i].level + kLevelOffset);
   }
@@ -82,7 +85,6 @@ struct Grid {
         uint32_t hash = hash_cell(left, y, level);
         for (int64_t x = left; x <= right; ++x, ++hash) {
           const Bucket bucket = buckets[hash & bucket_mask];
-          *work += bucket.size / kLanes;
           if (any_over<kLanes>(slots, bucket.begin, bucket.begin + bucket.size, box, box_area, threshold)) return true;
         }
       }
@@ -121,7 +123,9 @@ int64_t suppress_on_grid(const Task<T>& task, int64_t begin) {
   }
   std::vector<T> memory;
   const BoxArrays<T> slots = empty_arrays(memory, task.size);
-  Grid<T> grid = {task.threshold, places.get(), buckets.data(), num_buckets - 1, slots, 0, limits().grid_work};
+  const Limits& most = limits();
+  Grid<T> grid = {
+      task.threshold, places.get(), buckets.data(), num_buckets - 1, slots, 0, most.grid_cells, most.neighbours, 0, 0};
   return decide(grid, task, begin);
 }
 
