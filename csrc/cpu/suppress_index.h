@@ -58,13 +58,13 @@ struct InsertKept {
   }
 };
 
-// Returns in *decided where the index gave up, or the size.
+// Returns in *decided where the index gave up, or the end.
 struct DecideOneByOne {
   template <class Index, class T>
-  TINYSSD_INLINE static void run(Index* shared, Task<T> task, int64_t begin, int64_t* decided) {
+  TINYSSD_INLINE static void run(Index* shared, Task<T> task, int64_t begin, int64_t end, int64_t* decided) {
     Index index = *shared;
     int64_t i = begin, work = 0;
-    for (; i < task.size; ++i) {
+    for (; i < end; ++i) {
       const Box<T> box = task.ranked[i];
       const T box_area = area(box);
       const bool inert = !can_overlap(box, box_area);
@@ -132,8 +132,14 @@ int64_t decide_in_waves(Index& index, const Task<T>& task, int64_t begin) {
     if (!index.affords(work, end - begin)) break;
     int64_t num_left = 0;
     run_simd<DecideWave>(&index, task, at, end, list, &num_left);
+    const bool most_are_left = 4 * num_left > 3 * (end - at);
     wave = smaller(wave * aim / larger(num_left, int64_t{1}), longest);
     at = end;
+    if (!most_are_left) continue;
+    // There the look-up does little of the work: one by one for a while.
+    const int64_t stop = smaller(task.size, at + longest);
+    run_simd<DecideOneByOne>(&index, task, at, stop, &at);
+    if (at < stop) break;
   }
   work_done() += work;
   return at;
@@ -145,7 +151,7 @@ int64_t decide(Index& index, const Task<T>& task, int64_t begin) {
   run_simd<InsertKept>(&index, task, begin);
   if (num_threads() > 1 && task.size - begin >= limits().least_in_waves) return decide_in_waves(index, task, begin);
   int64_t decided = begin;
-  run_simd<DecideOneByOne>(&index, task, begin, &decided);
+  run_simd<DecideOneByOne>(&index, task, begin, task.size, &decided);
   return decided;
 }
 
