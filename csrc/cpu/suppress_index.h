@@ -8,9 +8,10 @@
 #include "parallel.h"
 #include "simd.h"
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
-#include <vector>
+#include <memory>
 
 namespace tinyssd {
 
@@ -40,10 +41,13 @@ TINYSSD_INLINE bool any_over(
 
 // Arrays for `size` boxes and a block more, all NaN: such a box overlaps nothing.
 template <class T>
-BoxArrays<T> empty_arrays(std::vector<T>& memory, int64_t size) {
-  const int64_t stride = size + kListLanes;
-  memory.assign(BoxArrays<T>::kArrays * stride, std::numeric_limits<T>::quiet_NaN());
-  return BoxArrays<T>::over(memory.data(), stride);
+BoxArrays<T> empty_arrays(std::unique_ptr<T[]>& memory, int64_t size) {
+  const int64_t stride = size + kListLanes, count = BoxArrays<T>::kArrays * stride;
+  memory.reset(new T[count]);
+  parallel(count, 1, [&](int64_t begin, int64_t end) {
+    std::fill(memory.get() + begin, memory.get() + end, std::numeric_limits<T>::quiet_NaN());
+  });
+  return BoxArrays<T>::over(memory.get(), stride);
 }
 
 struct InsertKept {
@@ -118,7 +122,7 @@ template <class Index, class T>
 int64_t decide_in_waves(Index& index, const Task<T>& task, int64_t begin) {
   constexpr int64_t kLongest = 16, kLookUpCost = 150;
   const int64_t aim = limits().wave, longest = kLongest * aim;
-  std::vector<T> memory;
+  std::unique_ptr<T[]> memory;
   const BoxArrays<T> list = empty_arrays(memory, longest);
   std::atomic<int64_t> work{0};
   int64_t at = begin;
