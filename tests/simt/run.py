@@ -7,6 +7,8 @@ AddressSanitizer, and runs pytest with the backend "simt" alone. What needs more
 torch.compile, vmap, meta tensors) is left out, by conftest.py.
 
 TINYSSD_OPS_SIMT_SEEDS=n          every test with n seeds, each another order of blocks and threads; default 1
+TINYSSD_OPS_SIMT_RACES=1          instead of AddressSanitizer the race detector, weak memory, and threads that may be
+                                  overtaken at any access (see races.h)
 TINYSSD_OPS_SIMT_SHARED_MEMORY=n  the most shared memory that a kernel may ask for, in bytes; default 232448, as on an
                                   H100. 48 KB are always there, but what goes by this number takes its other path.
 """
@@ -147,12 +149,12 @@ def build_machine() -> Path:
     return link("libsimt_machine.so", objects, ["-shared", "-Wl,-soname,libsimt_machine.so", "-ldl"])
 
 
-def build_program(source: Path) -> Path:
+def build_program(source: Path, variant: str = "checked") -> Path:
     """A program of kernels that needs no torch."""
-    objects = [compile_object(source, [*KERNEL, *VARIANTS["checked"], "-Wall", "-Wextra"], "checked")]
+    objects = [compile_object(source, [*KERNEL, *VARIANTS[variant], "-Wall", "-Wextra"], variant)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects += [job.result() for job in machine_objects(pool)]
-    return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"])
+    return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"] if variant == "checked" else ["-ldl"])
 
 
 def main() -> int:
@@ -160,14 +162,19 @@ def main() -> int:
         print(f"simt: {reason}", file=sys.stderr)
         return 2
     try:
-        library = build_library()
+        races = os.environ.get("TINYSSD_OPS_SIMT_RACES") == "1"
+        library = build_library("watched" if races else "checked")
     except subprocess.CalledProcessError as error:
         print(f"simt: g++ failed: {error}", file=sys.stderr)
         return 2
     # The reference is what results are compared with; the package's own kernels need not be built.
     # Only Python's own streams are captured: a sanitizer's report, after which there is no Python, must get through.
     command = [sys.executable, "-m", "pytest", "--capture=sys", *sys.argv[1:]]
-    variables = environment(TINYSSD_OPS_SIMT=str(library), TINYSSD_OPS_BACKEND="reference")
+    variables = {"TINYSSD_OPS_SIMT": str(library), "TINYSSD_OPS_BACKEND": "reference"}
+    if races:
+        variables = {**os.environ, **variables, "TINYSSD_OPS_SIMT_NAMESPACE": "tinyssd_watched"}
+    else:
+        variables = environment(**variables)
     return subprocess.run(command, env=variables, cwd=ROOT, check=False).returncode
 
 
