@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from simt import run
 
-from benchmarks import work_budgets, work_model, work_rows
+from benchmarks import inputs, work_budgets, work_model, work_rows
+from benchmarks.work_machine import Machine
 from benchmarks.work_model import Work, work_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,35 @@ def test_counts_stay_within_the_budgets(tmp_path):
     assert len(counted) == 7
     budgets = work_budgets.load()
     assert [s for name, counts in counted.items() for s in work_budgets.exceeded(name, counts, budgets)] == []
+
+
+@machine
+def test_counts_of_a_kernel_that_is_known():
+    counted = Machine().count("box_iou", (inputs.random_boxes(256, 0), inputs.random_boxes(128, 1)), 1_000, 10**9)
+    assert [record["what"] for record in counted.records] == ["box_iou_kernel"]
+    assert counted.records[0]["counted"] == counted.records[0]["blocks"]
+    assert counted.results[0].shape == (256, 128)
+    assert counted.scratch == 0
+    work = work_of(counted.records[0], 1e6)
+    assert work.pairs == 256 * 128
+    written, read = 4 * 256 * 128, 16 * (256 + 128)
+    assert written + read <= work.bytes <= written + 8 * read
+    assert work.atomics == work.warp_operations == 0
+    assert 263 <= work.depth <= 10_000
+
+
+@machine
+def test_a_sample_stands_for_all_blocks():
+    machine = Machine()
+    args = inputs.ssd_anchors(), inputs.labels(8, 16, 20, 0), 0.5
+    exact, sample = (
+        [work_of(r, 1e6) for r in machine.count("multibox_target", args, n, 10**9).records] for n in (10**6, 16)
+    )
+    assert len(exact) == len(sample)
+    for a, b in zip(exact, sample, strict=True):
+        assert b.bytes == pytest.approx(a.bytes, rel=0.1)
+        assert b.instructions == pytest.approx(a.instructions, rel=0.1)
+        assert b.seconds == pytest.approx(a.seconds, rel=0.1)
 
 
 def test_every_row_has_a_budget():

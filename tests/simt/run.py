@@ -97,10 +97,14 @@ def _is_current(target: Path, command: list[str]) -> bool:
 def compile_object(source: Path, options: list[str], variant: str = "machine") -> Path:
     """Compiles a file unless that has been done."""
     target = build_folder() / f"{variant}_{source.parent.name}_{source.name}.o"
-    command = ["g++", "-c", *options, str(source), "-o", str(target), "-MD", "-MF", str(target.with_suffix(".d"))]
+    # Written beside it first: another process may be at the same.
+    fresh = target.with_suffix(f".{os.getpid()}.o")
+    command = ["g++", "-c", *options, str(source)]
     if not _is_current(target, command):
         print(f"simt: compiling {source.name}", flush=True)
-        subprocess.run(command, check=True)
+        subprocess.run([*command, "-o", str(fresh), "-MD", "-MF", str(fresh.with_suffix(".d"))], check=True)
+        fresh.with_suffix(".d").replace(target.with_suffix(".d"))
+        fresh.replace(target)
         target.with_suffix(".cmd").write_text(repr(command))
     return target
 
@@ -109,8 +113,10 @@ def link(name: str, objects: list[Path], options: list[str]) -> Path:
     """Links objects to a library or program unless that has been done."""
     target = build_folder() / name
     if not target.is_file() or any(o.stat().st_mtime >= target.stat().st_mtime for o in objects):
-        command = ["g++", *map(str, objects), "-o", str(target), *options]
-        subprocess.run(command, check=True)
+        # A process that has loaded the old one keeps it.
+        fresh = target.with_name(f"{target.name}.{os.getpid()}")
+        subprocess.run(["g++", *map(str, objects), "-o", str(fresh), *options], check=True)
+        fresh.replace(target)
     return target
 
 
@@ -175,7 +181,8 @@ def main() -> int:
         variables = {**os.environ, **variables, "TINYSSD_OPS_SIMT_NAMESPACE": "tinyssd_watched"}
     else:
         variables = environment(**variables)
-    return subprocess.run(command, env=variables, cwd=ROOT, check=False).returncode
+    os.chdir(ROOT)
+    os.execve(command[0], command, variables)
 
 
 if __name__ == "__main__":
