@@ -113,6 +113,10 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int flip, simt::Place at = simt::Place::here()) {
   return simt::shuffle("__shfl_xor_sync", at, mask, value, simt::thread_rank() ^ flip);
 }
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  const unsigned bit = predicate != 0 ? 1u << (simt::thread_rank() & (simt::kWarp - 1)) : 0u;
+  return simt::reduce("__ballot_sync", at, mask, bit, [](unsigned a, unsigned b) { return a | b; });
+}
 inline int __any_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
   return simt::reduce("__any_sync", at, mask, predicate != 0, [](bool a, bool b) { return a || b; });
 }
@@ -165,6 +169,7 @@ T __ldcg(const T* address) {
   return *address;
 }
 
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 
