@@ -52,9 +52,9 @@ COSTS = {
     "block_latency": 12.0,
     # An IoU test: subtract, minimum, maximum, multiply, add and compare depend on each other.
     "pair_latency": 32.0,
-    "block_instructions": 4.0,
-    "pair_instructions": 16.0,
-    "access_instructions": 3.0,
+    "block_instructions": 2.0,
+    "pair_instructions": 14.0,
+    "access_instructions": 2.0,
     "warp_instructions": 2.0,
 }
 

@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <map>
 #include <mutex>
 #include <stdexcept>
@@ -31,7 +30,7 @@ constexpr uint64_t kMostPolls = uint64_t{1} << 26;
 std::mutex launch_mutex;
 
 std::vector<std::unique_ptr<Block>> blocks;  // in flight; kept from launch to launch, with their fibers
-std::deque<Fiber*> ready;
+std::vector<Fiber*> ready;
 int num_running = 0;  // threads of the blocks in flight that have not returned
 
 std::string error;
@@ -104,6 +103,12 @@ void wake(Fiber& fiber) {
   polls = 0;
 }
 
+// The stand-in's work, of one for all.
+void finish(Finish function, void* const* arguments, int count) {
+  const Quiet quiet;
+  function(arguments, count);
+}
+
 // All of the block that have not returned are at a barrier. CUDA wants the same barrier of all.
 void finish_barrier(Block& block) {
   std::vector<void*> arguments(block.num_threads, nullptr);
@@ -122,7 +127,7 @@ void finish_barrier(Block& block) {
     if (block.fibers[i]->state == State::kAtBarrier) wake(*block.fibers[i]);
   }
   block.num_at_barrier = 0;
-  if (first->finish != nullptr) first->finish(arguments.data(), block.num_threads);
+  if (first->finish != nullptr) finish(first->finish, arguments.data(), block.num_threads);
 }
 
 void thread_returned(Fiber& me) {
@@ -223,15 +228,10 @@ void reschedule() {
     run(host);
     return;
   }
-  // While counting, in order: the same counts each time, and a warp's accesses are together.
-  const size_t i = counting() ? 0 : random() % ready.size();
+  const size_t i = random() % ready.size();
   Fiber& next = *ready[i];
-  if (i == 0) {
-    ready.pop_front();
-  } else {
-    ready[i] = ready.back();
-    ready.pop_back();
-  }
+  ready[i] = ready.back();
+  ready.pop_back();
   run(next);
 }
 
@@ -302,7 +302,7 @@ void meet_warp(const char* what, Place at, unsigned mask, void* argument, Finish
     for (int i = 0; i < kWarp; ++i) {
       if ((mask >> i & 1) != 0) wake(*block.fibers[warp + i]);
     }
-    if (finish != nullptr) finish(arguments, kWarp);
+    if (finish != nullptr) simt::finish(finish, arguments, kWarp);
   }
   reschedule();
 }
