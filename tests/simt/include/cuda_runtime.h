@@ -11,6 +11,7 @@
 #include <utility>
 
 #define __device__
+#define __host__
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
@@ -99,6 +100,7 @@ inline int __syncthreads_or(int predicate, simt::Place at = simt::Place::here())
 }
 // One execution among those that CUDA allows may have a fence do nothing: what others see is decided by who runs when.
 inline void __threadfence_block() {}
+inline void __threadfence() {}
 
 // -- Warp operations
 
@@ -115,6 +117,13 @@ T __shfl_xor_sync(unsigned mask, T value, int flip, simt::Place at = simt::Place
 }
 inline int __any_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
   return simt::reduce("__any_sync", at, mask, predicate != 0, [](bool a, bool b) { return a || b; });
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  return simt::warp_operation("__ballot_sync", at, mask, predicate != 0, [](const bool* const* values, int) {
+    unsigned lanes = 0;
+    for (int i = 0; i < simt::kWarp; ++i) lanes |= static_cast<unsigned>(values[i] != nullptr && *values[i]) << i;
+    return lanes;
+  });
 }
 template <class T>
 T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()) {
@@ -170,6 +179,10 @@ T __ldcg(const T* address) {
   return *static_cast<const volatile T*>(address);
 }
 
+inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
+inline int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned>(x)) + 1; }
+inline int __ffsll(long long x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned long long>(x)) + 1; }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 
