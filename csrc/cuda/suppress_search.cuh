@@ -76,7 +76,8 @@ class Search {
   __device__ __forceinline__ void each_of(int count, const Test& test) {
     for (int k = lane_; __any_sync(kAllLanes, open_ && k - lane_ < count); k += kSearchLanes) {
       const bool hit = open_ && k < count && test(k);
-      open_ = open_ && (__ballot_sync(kAllLanes, hit) & group_) == 0;
+      const unsigned hits = __ballot_sync(kAllLanes, hit) & group_;
+      open_ = open_ && hits == 0;
     }
   }
 
