@@ -123,8 +123,8 @@ def test_resume_of_a_finished_run_changes_nothing(run, capsys):
 
 
 def test_help_tells_the_defaults(capsys):
-    from tinyssd.config import TrainConfig
-    from tinyssd.demo import demo_config
+    from tinyssd.run.config import TrainConfig
+    from tinyssd.training.demo import demo_config
 
     demo = demo_config()
     for command, defaults in (

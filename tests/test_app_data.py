@@ -10,21 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tinyssd.config import DataConfig
-from tinyssd.data import (
-    AugmentConfig,
-    Example,
-    Pictures,
-    augmented,
-    make_loader,
-    open_folder,
-    read_label_file,
-    read_picture,
-    to_input,
-)
+from tinyssd.data.augment import AugmentConfig, augmented
+from tinyssd.data.config import DataConfig
+from tinyssd.data.csv import read_label_file
+from tinyssd.data.fetch import cache_folder, fetch_banana
+from tinyssd.data.folder import open_folder
+from tinyssd.data.images import read_picture
+from tinyssd.data.loader import Pictures, make_loader, to_input
+from tinyssd.data.open import open_data
+from tinyssd.data.source import Example
+from tinyssd.data.synthetic import SyntheticSource
 from tinyssd.errors import ConfigError, DataError
-from tinyssd.sources import cache_folder, fetch_banana, open_data
-from tinyssd.synthetic import SyntheticSource
 
 HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
 PIKACHU = Path(__file__).resolve().parents[2] / "shared" / "data" / "pikachu"

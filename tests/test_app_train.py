@@ -10,17 +10,19 @@ import signal
 import numpy as np
 import pytest
 import torch
-from tinyssd import train as training
-from tinyssd.checkpoint import latest_run, load_checkpoint, load_model, save_checkpoint
 from tinyssd.cli import main
-from tinyssd.config import DataConfig, RunConfig, TrainConfig, read_config_file
-from tinyssd.data import Pictures, make_loader, to_input
+from tinyssd.data.config import DataConfig
+from tinyssd.data.loader import Pictures, make_loader, to_input
+from tinyssd.data.synthetic import SyntheticSource
 from tinyssd.errors import CheckpointError, ConfigError, DataError, TrainingError
-from tinyssd.evaluate import average_precision, evaluate
-from tinyssd.loss import IGNORED
-from tinyssd.model import TinySSD, TinySSDConfig
-from tinyssd.synthetic import SyntheticSource
-from tinyssd.train import pick_device, train
+from tinyssd.evaluation.evaluate import average_precision, evaluate
+from tinyssd.model.device import pick_device
+from tinyssd.model.loss import IGNORED
+from tinyssd.model.network import TinySSD, TinySSDConfig
+from tinyssd.run.checkpoint import latest_run, load_checkpoint, load_model, save_checkpoint
+from tinyssd.run.config import RunConfig, TrainConfig, read_config_file
+from tinyssd.training import train as training
+from tinyssd.training.train import train
 
 from tinyssd_ops import multibox_target
 

@@ -115,15 +115,12 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int flip, simt::Place at = simt::Place::here()) {
   return simt::shuffle("__shfl_xor_sync", at, mask, value, simt::thread_rank() ^ flip);
 }
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  const unsigned bit = predicate != 0 ? 1u << (simt::thread_rank() & (simt::kWarp - 1)) : 0u;
+  return simt::reduce("__ballot_sync", at, mask, bit, [](unsigned a, unsigned b) { return a | b; });
+}
 inline int __any_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
   return simt::reduce("__any_sync", at, mask, predicate != 0, [](bool a, bool b) { return a || b; });
-}
-inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
-  return simt::warp_operation("__ballot_sync", at, mask, predicate != 0, [](const bool* const* values, int) {
-    unsigned lanes = 0;
-    for (int i = 0; i < simt::kWarp; ++i) lanes |= static_cast<unsigned>(values[i] != nullptr && *values[i]) << i;
-    return lanes;
-  });
 }
 template <class T>
 T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()) {

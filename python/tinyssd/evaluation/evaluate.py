@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tinyssd.data import to_input
-from tinyssd.model import TinySSD
+from tinyssd.data.loader import to_input
+from tinyssd.model.network import TinySSD
 from tinyssd_ops import multibox_target
 
 

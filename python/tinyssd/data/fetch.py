@@ -1,4 +1,4 @@
-"""From the name of a data set to its pictures; fetches the banana data set."""
+"""Fetches d2l's banana data set."""
 
 from __future__ import annotations
 
@@ -12,42 +12,13 @@ import urllib.request
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from tinyssd.config import SEED_LIMIT, DataConfig
-from tinyssd.data import Source, open_folder
 from tinyssd.errors import DataError
-from tinyssd.synthetic import SyntheticSource
 
 BANANA_URL = "http://d2l-data.s3-accelerate.amazonaws.com/banana-detection.zip"
 BANANA_SHA1 = "5de26c8fce5ccdea9f91267273464dc968d20d72"
 
-# Generated validation pictures come from another seed than any the training may use.
-_VALIDATION_SEED = SEED_LIMIT
-
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 20
-
-
-def open_data(config: DataConfig, image_size: tuple[int, int], seed: int = 0) -> tuple[Source, Source]:
-    """The training and the validation pictures.
-
-    Args:
-        config: Which data set.
-        image_size: Height and width at which generated pictures are drawn; stored ones keep theirs.
-        seed: Of the generated training pictures.
-
-    Raises:
-        DataError: If the data set is missing or a file of it is wrong.
-    """
-    if config.name == "synthetic":
-        side = max(image_size)
-        train = SyntheticSource(config.train_size, side, seed, fresh=True)
-        return train, SyntheticSource(config.val_size, side, _VALIDATION_SEED)
-    if config.name == "banana":
-        return open_folder(fetch_banana(cache_folder()))
-    folder = Path(config.name)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one, or the name 'synthetic' or 'banana'")
-    return open_folder(folder)
 
 
 def cache_folder() -> Path:

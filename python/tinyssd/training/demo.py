@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tinyssd.checkpoint import load_model, write_json
-from tinyssd.config import SEED_LIMIT, DataConfig, RunConfig, TrainConfig
-from tinyssd.data import Pictures, make_loader
-from tinyssd.evaluate import Metrics, evaluate
-from tinyssd.gallery import save_anchors, save_predictions
-from tinyssd.model import TinySSDConfig
-from tinyssd.synthetic import SyntheticSource
-from tinyssd.train import pick_device
+from tinyssd.data.config import SEED_LIMIT, DataConfig
+from tinyssd.data.loader import Pictures, make_loader
+from tinyssd.data.synthetic import SyntheticSource
+from tinyssd.evaluation.evaluate import Metrics, evaluate
+from tinyssd.files import write_json
+from tinyssd.model.device import pick_device
+from tinyssd.model.network import TinySSDConfig
+from tinyssd.prediction.gallery import save_anchors, save_predictions
+from tinyssd.run.checkpoint import load_model
+from tinyssd.run.config import RunConfig, TrainConfig
 
 # Of held-out pictures, neither trained on nor looked at during the training.
 _TEST_SEED = SEED_LIMIT + 1
@@ -40,7 +42,7 @@ def report(run: Path, device: str = "auto", pictures: int = 300) -> Metrics:
 
     Args:
         run: The run folder.
-        device: As in :class:`tinyssd.config.TrainConfig`.
+        device: As in :class:`tinyssd.run.config.TrainConfig`.
         pictures: How many to evaluate on.
 
     Raises:

@@ -2,91 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 
-from tinyssd.checkpoint import write_atomically, write_json
-from tinyssd.data import read_picture, to_input, to_rgb
-from tinyssd.draw import Box, class_color, draw_boxes
+from tinyssd.data.images import read_picture
 from tinyssd.errors import ConfigError, DataError
-from tinyssd.model import TinySSD
-
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One object found.
-
-    Attributes:
-        label: The name of its class.
-        class_index: Its class, from 0 without background.
-        score: The confidence, 0..1.
-        box: ``(x1, y1, x2, y2)`` as shares of the picture.
-    """
-
-    label: str
-    class_index: int
-    score: float
-    box: tuple[float, float, float, float]
-
-
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
-    """The files named, and the pictures in the folders named.
-
-    Raises:
-        DataError: If a path does not exist or a folder holds no picture.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
-            if not inside:
-                raise DataError(f"{path}: no picture in this folder")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise DataError(f"{path}: no such file or folder")
-    return found
-
-
-def predict_picture(
-    model: TinySSD, picture: Image.Image, class_names: Sequence[str], score_threshold: float
-) -> list[Detection]:
-    """The objects in one upright picture of any size and mode, by falling confidence.
-
-    Args:
-        model: In evaluation mode.
-        picture: See :func:`tinyssd.data.read_picture`, which also turns photos upright.
-        class_names: The classes without background.
-        score_threshold: The least confidence of a detection.
-    """
-    height, width = model.config.image_size
-    pixels = np.array(to_rgb(picture).resize((width, height), Image.Resampling.BILINEAR))
-    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(model.anchors.device)
-    rows, counts = model.predict(to_input(images), score_threshold)
-    return to_detections(rows[0, : int(counts[0])].tolist(), class_names)
-
-
-def to_detections(rows: Iterable[Sequence[float]], class_names: Sequence[str]) -> list[Detection]:
-    """Rows ``(class from 1, confidence, x1, y1, x2, y2)`` with names."""
-    return [
-        Detection(class_names[int(row[0]) - 1], int(row[0]) - 1, row[1], (row[2], row[3], row[4], row[5]))
-        for row in rows
-    ]
-
-
-def drawn_detections(picture: Image.Image, detections: Sequence[Detection]) -> Image.Image:
-    """A copy of the picture with the detections on it, the surest on top."""
-    boxes = [Box(d.box, class_color(d.class_index), f"{d.label} {d.score:.0%}") for d in reversed(detections)]
-    return draw_boxes(to_rgb(picture), boxes)
+from tinyssd.files import write_atomically, write_json
+from tinyssd.model.network import TinySSD
+from tinyssd.prediction.predict import drawn_detections, predict_picture
 
 
 def predict_files(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tinyssd.config import RunConfig
 from tinyssd.errors import CheckpointError
-from tinyssd.model import TinySSD
+from tinyssd.files import write_atomically
+from tinyssd.model.network import TinySSD
+from tinyssd.run.config import RunConfig
 
 FILE_NAME = "checkpoint.pt"
 
@@ -119,27 +119,3 @@ def latest_run(runs: Path = Path("runs")) -> Path:
     if not checkpoints:
         raise CheckpointError(f"no trained run in {runs}/; train one with 'tinyssd train' or name its folder")
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as indented JSON, atomically."""
-    text = json.dumps(value, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_json_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, atomically."""
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Calls ``write`` with a temporary path beside ``path``, then moves the result there in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())  # Else the new name could outlive a power cut, and the bytes not.
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

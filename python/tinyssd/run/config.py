@@ -9,37 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tinyssd.data import AugmentConfig
+from tinyssd.data.augment import AugmentConfig
+from tinyssd.data.config import SEED_LIMIT, DataConfig
 from tinyssd.errors import ConfigError
-from tinyssd.loss import LossConfig
-from tinyssd.model import TinySSDConfig
-
-# A run's seed is less: the seeds from here on are those of generated pictures that no training may see.
-SEED_LIMIT = 2**31
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Which pictures.
-
-    Attributes:
-        name: "synthetic", "banana", or a folder in the banana layout.
-        train_size: Generated training pictures an epoch; for "synthetic" only.
-        val_size: Generated validation pictures; for "synthetic" only.
-    """
-
-    name: str = "synthetic"
-    train_size: int = 2000
-    val_size: int = 200
-
-    def __post_init__(self) -> None:
-        if self.train_size < 1 or self.val_size < 1:
-            raise ConfigError(f"pictures: expected at least 1, got {self.train_size} and {self.val_size}")
+from tinyssd.model.loss import LossConfig
+from tinyssd.model.network import TinySSDConfig
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How the network is trained. The defaults are the recipe that was measured; see :mod:`tinyssd.train`.
+    """How the network is trained. The defaults are the recipe that was measured; see :mod:`tinyssd.training.train`.
 
     Attributes:
         epochs: Passes over the training pictures.

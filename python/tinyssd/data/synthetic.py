@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from tinyssd.data import Example
+from tinyssd.data.source import Example
 
 _SUPERSAMPLING = 2
 _MAX_OBJECTS = 4

@@ -1,10 +1,10 @@
 """The training loop.
 
-The default recipe (:class:`tinyssd.config.TrainConfig`, :class:`tinyssd.loss.LossConfig`): AdamW, a one-cycle schedule,
-batches of 32, hard negatives 3:1, smooth L1, mirror images and mild changes of colour; anchors match an object from an
-IoU of 0.4, and from 0.2 on they are not background either. Measured on the pikachu set, nine epochs: AP50 0.999
-and 1.000, AP 0.579 and 0.607 in two runs; without the ignored band AP50 0.974, AP 0.635; matching from 0.5 without it
-AP50 0.970, AP 0.624.
+The default recipe (:class:`tinyssd.run.config.TrainConfig`, :class:`tinyssd.model.loss.LossConfig`): AdamW, a one-cycle
+schedule, batches of 32, hard negatives 3:1, smooth L1, mirror images and mild changes of colour; anchors match an
+object from an IoU of 0.4, and from 0.2 on they are not background either. Measured on the pikachu set, nine epochs:
+AP50 0.999 and 1.000, AP 0.579 and 0.607 in two runs; without the ignored band AP50 0.974, AP 0.635; matching from 0.5
+without it AP50 0.970, AP 0.624.
 
 A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``curves.png`` and ``checkpoint.pt``. The
 checkpoint is written after each epoch, and when Ctrl-C asks the run to stop. What is random depends on the seed and the
@@ -13,43 +13,34 @@ epoch alone, so a resumed run takes the very steps that an uninterrupted one tak
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import math
 import platform
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
-from tinyssd import plot
-from tinyssd.checkpoint import (
-    FILE_NAME,
-    load_checkpoint,
-    made_by_this_version,
-    save_checkpoint,
-    write_json,
-    write_json_lines,
-)
-from tinyssd.config import RunConfig, TrainConfig
-from tinyssd.data import Pictures, default_workers, make_loader, to_input
-from tinyssd.errors import CheckpointError, ConfigError, DataError, TrainingError
-from tinyssd.evaluate import evaluate
-from tinyssd.loss import IGNORED, detection_loss
-from tinyssd.model import TinySSD
-from tinyssd.sources import open_data
-from tinyssd_ops import assign_anchors, multibox_target
+from tinyssd.data.loader import Pictures, default_workers, make_loader, to_input
+from tinyssd.data.open import open_data
+from tinyssd.drawing import curves
+from tinyssd.errors import CheckpointError, DataError, TrainingError
+from tinyssd.evaluation.evaluate import evaluate
+from tinyssd.files import write_json, write_json_lines
+from tinyssd.model.device import pick_device
+from tinyssd.model.loss import detection_loss
+from tinyssd.model.network import TinySSD
+from tinyssd.run.checkpoint import FILE_NAME, load_checkpoint, made_by_this_version, save_checkpoint
+from tinyssd.run.config import RunConfig, TrainConfig
+from tinyssd.training.interrupt import stop_on_interrupt
+from tinyssd.training.targets import make_targets
 
 # Parameters of glibc's mallopt, from <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -73,13 +64,6 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class StopRequest:
-    """Set by the first Ctrl-C."""
-
-    requested: bool = False
 
 
 def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
@@ -187,7 +171,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
             progress.history.append(row)
             save()
             write_json_lines(run / "metrics.jsonl", progress.history)
-            plot.save_curves(progress.history, run / "curves.png")
+            curves.save_curves(progress.history, run / "curves.png")
             print(_epoch_line(row, settings.epochs), flush=True)
         if progress.epoch < settings.epochs:
             save()
@@ -206,59 +190,6 @@ def _restore(path: Path, model: TinySSD, optimizer: AdamW, scheduler: OneCycleLR
     if scheduler.total_steps != total_steps:
         raise CheckpointError(f"{path}: cannot go on, the data set has another number of pictures than it had")
     return progress
-
-
-def make_targets(anchors: Tensor, labels: Tensor, settings: TrainConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`tinyssd_ops.multibox_target`, where background anchors that half fit an object are ignored.
-
-    Beside an anchor that belongs to a small object lie others that see the same; called background, they would be its
-    hardest negatives.
-    """
-    offset_targets, mask, classes = multibox_target(anchors, labels, settings.match_iou)
-    if settings.ignore_iou < settings.match_iou:
-        near = assign_anchors(anchors[0], labels[..., 1:], labels[..., 0] >= 0, settings.ignore_iou) >= 0
-        classes = torch.where(near & (classes == 0), IGNORED, classes)
-    return offset_targets, mask, classes
-
-
-def pick_device(name: str) -> torch.device:
-    """The device for "auto", "cpu", "cuda" or "cuda:N".
-
-    Raises:
-        ConfigError: If there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device: expected auto, cpu or cuda, got {name!r}") from error
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"device: expected auto, cpu or cuda, got {name!r}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device: this machine or this build of torch has no {name!r}")
-    return device
-
-
-@contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Turns the first Ctrl-C into a request to stop after the step; a second one interrupts at once."""
-    stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # Only the main thread may handle signals.
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def request(number: int, frame: object) -> None:
-        stop.requested = True
-        signal.signal(signal.SIGINT, previous)
-        print("\nstopping after this step; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
-
-    signal.signal(signal.SIGINT, request)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _keep_freed_memory() -> None:

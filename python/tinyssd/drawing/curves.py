@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tinyssd.checkpoint import write_atomically
+from tinyssd.files import write_atomically
 
 
 def save_curves(history: list[dict[str, Any]], path: Path) -> None:

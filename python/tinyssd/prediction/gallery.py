@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tinyssd.checkpoint import write_atomically
-from tinyssd.data import Example, Source
-from tinyssd.draw import WHITE, Box, class_color, draw_boxes, make_grid
-from tinyssd.model import TinySSD
-from tinyssd.predict import predict_picture
+from tinyssd.data.source import Example, Source
+from tinyssd.drawing.boxes import WHITE, Box, class_color, draw_boxes, make_grid
+from tinyssd.files import write_atomically
+from tinyssd.model.network import TinySSD
+from tinyssd.prediction.predict import predict_picture
 from tinyssd_ops import assign_anchors
 
 _TILE = 320

@@ -1,0 +1,154 @@
+"""``tinyssd train``."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinyssd.commands.common import (
+    EXIT_INTERRUPTED,
+    Commands,
+    add_machine_options,
+    data_label,
+    describe,
+    refuse_used_folder,
+)
+from tinyssd.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from tinyssd.run.config import RunConfig
+
+_LOSSES = ("mined", "focal", "classic")
+
+
+def add(commands: Commands) -> None:
+    """Declares ``tinyssd train``."""
+    parser = commands.add_parser(
+        "train",
+        help="train on a data set",
+        description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png "
+        "and checkpoint.pt.",
+        epilog="A folder of your own: DIR/NAME_train/label.csv (img_name,label,xmin,ymin,xmax,ymax; a line a box, in "
+        "pixels, classes from 0; 'img_name,,,,,' for a picture without objects), DIR/NAME_train/images/, the same for "
+        "DIR/NAME_val, and, if you like, DIR/classes.txt with a class name a line.",
+    )
+    parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder with NAME_train/ and NAME_val/")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: runs/DATA-DATE-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR, with its own settings")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="a JSON file like a run's config.json, or parts of one"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the training pictures (default: 9)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 32)")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.004)")
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the network's input (default: 256)")
+    parser.add_argument("--loss", choices=_LOSSES, help="hard negatives 3:1 (default), focal, or the textbook's")
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
+    add_machine_options(parser)
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from tinyssd.training.train import train
+
+    if options.resume is not None:
+        run, config = options.resume, _resumed_config(options)
+    else:
+        config = _new_config(options)
+        run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+        refuse_used_folder(run)
+    print(describe(config, run), flush=True)
+    progress = train(config, run, resume=options.resume is not None)
+    if progress.epoch < config.train.epochs:
+        print(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
+        return EXIT_INTERRUPTED
+    _draw_validation(run, config)
+    print(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {run}/predictions.png")
+    return 0
+
+
+def _new_config(options: argparse.Namespace) -> RunConfig:
+    """The defaults, over them the file of ``--config``, over that the options."""
+    from dataclasses import replace
+
+    from tinyssd.data.open import open_data
+    from tinyssd.model.loss import LossConfig
+    from tinyssd.run.config import RunConfig, read_config_file
+
+    values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}, "loss": {}, "augment": {}}
+    if options.config is not None:
+        values.update(read_config_file(options.config))
+    given = {
+        "data": {"name": options.data},
+        "model": {"image_size": None if options.image_size is None else (options.image_size, options.image_size)},
+        "train": {
+            "epochs": options.epochs,
+            "batch_size": options.batch_size,
+            "learning_rate": options.lr,
+            "seed": options.seed,
+            "device": options.device,
+            "workers": options.workers,
+        },
+        "loss": _loss_values(options.loss, LossConfig.classic()),
+    }
+    if options.loss == "classic":
+        given["train"] |= {"match_iou": 0.5, "ignore_iou": 0.5}
+    for section, settings in given.items():
+        values[section] = {
+            **values[section],
+            **{key: value for key, value in settings.items() if value is not None},
+        }
+    if values["data"].get("name", "synthetic") not in ("synthetic", "banana"):
+        # A run can be resumed from another folder.
+        values["data"]["name"] = str(Path(values["data"]["name"]).resolve())
+    # The classes are those of the data, which are opened at the size of the network.
+    draft = RunConfig.from_dict({**values, "class_names": (), "model": {**values["model"], "num_classes": 2}})
+    source, _ = open_data(draft.data, draft.model.image_size)
+    return replace(
+        draft,
+        class_names=source.class_names,
+        model=replace(draft.model, num_classes=len(source.class_names) + 1),
+    )
+
+
+def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
+    if name == "classic":
+        return {"classes": classic.classes, "boxes": classic.boxes, "normalize": classic.normalize}
+    return {"classes": name}
+
+
+def _resumed_config(options: argparse.Namespace) -> RunConfig:
+    """The configuration of a run that is to be continued; only the machine's part may change."""
+    from dataclasses import replace
+
+    from tinyssd.run.checkpoint import checkpoint_path, load_checkpoint, made_by_this_version
+    from tinyssd.run.config import RunConfig
+
+    fixed = ("data", "run", "config", "epochs", "batch_size", "lr", "image_size", "loss", "seed")
+    given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
+    if given:
+        raise ConfigError(f"--resume continues a run with its own settings; leave out {', '.join(given)}")
+    if not options.resume.is_dir():
+        raise CheckpointError(f"{options.resume}: no such run folder")
+    file = checkpoint_path(options.resume)
+    contents = load_checkpoint(file)
+    with made_by_this_version(file):
+        config = RunConfig.from_dict(contents["config"])
+    train = replace(
+        config.train,
+        device=options.device or config.train.device,
+        workers=config.train.workers if options.workers is None else options.workers,
+    )
+    return replace(config, train=train)
+
+
+def _draw_validation(run: Path, config: RunConfig) -> None:
+    from tinyssd.data.open import open_data
+    from tinyssd.prediction.gallery import save_predictions
+    from tinyssd.run.checkpoint import load_model
+
+    trained = load_model(run)
+    _, source = open_data(config.data, config.model.image_size, config.train.seed)
+    save_predictions(trained.model, source, run / "predictions.png", trained.score_threshold)
