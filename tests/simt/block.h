@@ -13,12 +13,13 @@ struct BlockCounts;
 
 struct Block {
   uint3 index{};
-  int number = 0;                                // among those in flight
-  std::vector<std::unique_ptr<Fiber>> fibers;    // by rank; more than the block has threads after a larger one
+  uint64_t serial = 0;                         // among all of the grid
+  std::vector<std::unique_ptr<Fiber>> fibers;  // by rank; more than the block has threads after a larger one
   int num_threads = 0, num_left = 0, num_at_barrier = 0;
   char* shared_memory = nullptr;
   size_t shared_bytes = 0;
   BlockCounts* counts = nullptr;  // nullptr: this block is not counted
+  uint32_t size = 0;              // basic blocks that its threads have run
 
   bool shares(const void* address) const {
     return static_cast<size_t>(static_cast<const char*>(address) - shared_memory) < shared_bytes;

@@ -149,6 +149,7 @@ void thread_returned(Fiber& me) {
 
 void start_block(Block& block, uint64_t index, std::unique_ptr<void, void (*)(void*)>& memory) {
   const dim3 grid = launched.grid, shape = launched.block;
+  block.serial = index;
   block.index = {
       static_cast<unsigned>(index % grid.x), static_cast<unsigned>(index / grid.x % grid.y),
       static_cast<unsigned>(index / (uint64_t{grid.x} * grid.y))};
@@ -183,10 +184,7 @@ void start_block(Block& block, uint64_t index, std::unique_ptr<void, void (*)(vo
 // Runs these blocks at once, to their end.
 void run_blocks(const uint64_t* indices, int count) {
   std::vector<std::unique_ptr<void, void (*)(void*)>> memory;
-  while (static_cast<int>(blocks.size()) < count) {
-    blocks.push_back(std::make_unique<Block>());
-    blocks.back()->number = static_cast<int>(blocks.size()) - 1;
-  }
+  while (static_cast<int>(blocks.size()) < count) blocks.push_back(std::make_unique<Block>());
   polls = 0;
   num_running = 0;
   ready.clear();

@@ -30,8 +30,8 @@ COMMON = ["-std=c++20", "-fPIC", "-g", "-fno-omit-frame-pointer", "-fno-strict-a
 # The machine itself is not instrumented: it is trusted, and every switch goes through it.
 MACHINE = ["-O2", "-Wall", "-Wextra", *COMMON]
 KERNEL = [*COMMON, "-fvisibility=hidden", f"-I{HERE / 'include'}", "-xc++"]
-# How kernels are compiled. "watched": every access and basic block calls the machine (watch.cpp). "plain": nothing is
-# seen, for what would take too long.
+# How kernels are compiled. "watched": every access and basic block calls the machine (watch.cpp). "plain": basic
+# blocks alone, for what would take too long.
 VARIANTS = {
     "checked": [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-O1", "-DTINYSSD_SIMT"],
     "watched": [
@@ -39,7 +39,7 @@ VARIANTS = {
         *("--param=tsan-instrument-func-entry-exit=0", "-fno-ipa-icf", "-fno-tree-vectorize", "-DTINYSSD_SIMT"),
         *("-DSIMT_WATCHED", '-DSIMT_NAMESPACE="tinyssd_watched"'),
     ],
-    "plain": ["-O2", "-fno-ipa-icf"],
+    "plain": ["-O2", "-fsanitize-coverage=trace-pc", "-fno-ipa-icf"],
 }
 
 

@@ -26,9 +26,9 @@ inline void note(const void* address, size_t bytes, Access kind, const void* cod
 }  // namespace
 }  // namespace simt
 
-#define SIMT_HOOK(name, bytes, kind)                                                      \
-  void __tsan_##name(const void* address) {                                               \
-    simt::note(address, bytes, simt::Access::kind, __builtin_return_address(0));          \
+#define SIMT_HOOK(name, bytes, kind)                                             \
+  void __tsan_##name(const void* address) {                                      \
+    simt::note(address, bytes, simt::Access::kind, __builtin_return_address(0)); \
   }
 #define SIMT_HOOKS(bytes)                            \
   SIMT_HOOK(read##bytes, bytes, kRead)               \
@@ -52,7 +52,9 @@ void __tsan_write_range(const void* address, size_t bytes) {
 
 void __sanitizer_cov_trace_pc() {
   const simt::Fiber& me = *simt::current;
-  if (simt::quiet != 0 || me.block == nullptr || me.block->counts == nullptr) return;
+  if (simt::quiet != 0 || me.block == nullptr) return;
+  ++me.block->size;
+  if (me.block->counts == nullptr) return;
   simt::count_access(*simt::current, nullptr, 0, simt::Access::kBasicBlock, __builtin_return_address(0));
 }
 
