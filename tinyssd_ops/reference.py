@@ -183,7 +183,7 @@ def detect(
 def _iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of boxes [..., 4] of one dtype, broadcast against each other; in step with iou in csrc/box.h."""
     size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    inter = size[..., 0] * size[..., 1]
+    inter = size[..., 0] * size[..., 1] + 0.0  # an IoU of 0 is +0, never -0, on every backend
     union = _area(a) + _area(b) - inter
     overlaps = union > 0  # False for NaN: such a box overlaps nothing
     return torch.where(overlaps, inter / torch.where(overlaps, union, 1), 0)
