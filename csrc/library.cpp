@@ -12,6 +12,11 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
   m.def("assign_anchors(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, float iou_threshold=0.5) -> Tensor");
   // [1, A, 4] or [A, 4], [B, G, 5] -> offsets [B, 4A], mask [B, 4A], classes int64 [B, A]
   m.def("multibox_target(Tensor anchors, Tensor labels, float iou_threshold=0.5) -> (Tensor, Tensor, Tensor)");
+  // [A, 4], [B, G, 4] or [G, 4], bool [B, G] or [G] twice -> int64 [B, A] or [A]
+  m.def(
+      "assign_threshold(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, Tensor? gt_ignored=None, "
+      "float high_threshold=0.5, float low_threshold=0.4, bool allow_low_quality=False, bool match_every_box=False) "
+      "-> Tensor");
   // [N, 4], [N] -> int64 [K]
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   // [N, 4], [N], integer [N] -> int64 [K]

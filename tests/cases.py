@@ -298,6 +298,19 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
             ((probs, offsets, priors), {}),
             ((probs, offsets, priors, 0.3, 0.2, 7), {"class_agnostic": True}),
         ],
+        **assigner_calls(anchors, gts),
+    }
+
+
+def assigner_calls(anchors: Tensor, gts: Tensor) -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
+    """Good calls of the assigners, for anchors [70, 4] and boxes [2, 5, 4]."""
+    valid, ignored = torch.arange(10).view(2, 5) % 4 < 3, torch.arange(10).view(2, 5) % 5 == 1
+    return {
+        "assign_threshold": [
+            ((anchors, gts), {}),
+            ((anchors, gts, valid, ignored, 0.3, 0.1, True, True), {}),
+            ((anchors, gts[0], valid[0]), {"allow_low_quality": True}),
+        ],
     }
 
 

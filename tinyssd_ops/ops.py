@@ -36,6 +36,7 @@ _KERNELS = (
     "nms_padded",
     "multibox_detection",
     "detect",
+    "assign_threshold",
 )
 _TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
 

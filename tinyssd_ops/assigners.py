@@ -1,0 +1,61 @@
+"""Which anchor or point learns which ground-truth box: the rules of today's detectors, for a whole batch at once.
+
+No rule makes a matrix of anchors x boxes: memory is O(A + G) beside the results. Common to all of them:
+
+- Results are int64 [B, A]: the index of the anchor's box, -1 for background, -2 for anchors that should count as
+  neither.
+- ``gt_valid`` False marks padding, whose boxes mean nothing. ``gt_ignored`` True marks regions to be ignored (crowds,
+  in COCO's terms): no anchor is assigned to them, and an anchor whose largest IoU over all valid boxes is with one of
+  them, and above 0, becomes -2, whatever the rule says.
+- Ties go to the lowest anchor, then to the lowest box.
+
+Which rule for which detector stands in ``docs/assignment.md``; shapes, dtypes and errors are those of
+:mod:`tinyssd_ops.ops`.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tinyssd_ops.ops import _backend
+
+
+def assign_threshold(
+    anchors: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    high_threshold: float = 0.5,
+    low_threshold: float = 0.4,
+    allow_low_quality: bool = False,
+    match_every_box: bool = False,
+) -> Tensor:
+    """Each anchor's best box by two thresholds on the IoU: the rule of RPN, RetinaNet and SSD.
+
+    The box of its largest IoU where that reaches ``high_threshold``; below ``low_threshold`` background (-1), between
+    the two neither (-2).
+
+    Args:
+        anchors: [A, 4].
+        gt_boxes: [B, G, 4], or [G, 4] for one image.
+        gt_valid: bool [B, G] (or [G]), False marks padding; None: all are valid.
+        gt_ignored: bool [B, G] (or [G]), True marks regions to be ignored; None: none is.
+        high_threshold: The least IoU of a match, 0..1.
+        low_threshold: The least IoU of an anchor that is not background, at most ``high_threshold``.
+        allow_low_quality: Anchors whose IoU with some box is the largest that this box has, ties included, keep their
+            own best box, however low. A box that overlaps no anchor ties with all of them: then every anchor of the
+            image keeps its best box.
+        match_every_box: Each box takes the lowest anchor of its largest IoU, whatever that anchor had; the last of the
+            boxes that want one anchor gets it.
+
+    Returns:
+        int64 [B, A] (or [A]): the index of the anchor's box, -1 or -2.
+
+    Sources: Ren et al., "Faster R-CNN", 2015; Lin et al., "Focal Loss for Dense Object Detection", 2017; Liu et al.,
+    "SSD", 2016. Equivalent to torchvision's ``Matcher(high, low, allow_low_quality)``, and with equal thresholds and
+    ``match_every_box`` to its ``SSDMatcher``, where no union is 0.
+    """
+    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, gt_valid=gt_valid, gt_ignored=gt_ignored)
+    return backend.assign_threshold(
+        anchors, gt_boxes, gt_valid, gt_ignored, high_threshold, low_threshold, allow_low_quality, match_every_box
+    )
