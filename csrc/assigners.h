@@ -38,6 +38,43 @@ TINYSSD_INLINE bool contains(const Box<T>& box, T x, T y) {
   return x > box.x1 && y > box.y1 && x < box.x2 && y < box.y2;
 }
 
+// The square root, the same on every backend: that of float32 is rounded correctly; for float64 two of Heron's steps
+// refine it. Numbers beyond the range of float32 count as 0 or infinite.
+TINYSSD_INLINE float exact_sqrt(float x) { return std::sqrt(x); }
+TINYSSD_INLINE double exact_sqrt(double x) {
+  const auto start = static_cast<double>(std::sqrt(static_cast<float>(x)));
+  if (!(start > 0 && start <= std::numeric_limits<float>::max())) return start;
+  const double root = 0.5 * (start + x / start);
+  return 0.5 * (root + x / root);
+}
+
+// x to the power of halves / 2, by multiplying one after the other, the square root last: the same on every backend.
+template <class T>
+TINYSSD_INLINE T half_power(T x, int halves) {
+  T result = 1;
+  for (int i = 0; i < halves / 2; ++i) result = result * x;
+  return halves % 2 != 0 ? result * exact_sqrt(x) : result;
+}
+
+// How well a prediction fits a box: score^alpha * IoU^beta, both powers in halves.
+struct Alignment {
+  int alpha, beta;
+
+  template <class T>
+  TINYSSD_INLINE T operator()(T score, T iou) const {
+    return half_power(score, alpha) * half_power(iou, beta);
+  }
+};
+
+inline void expect_power(const char* name, double value) {
+  const bool good = value >= 0 && value <= 10 && 2 * value == std::floor(2 * value);
+  expect(good, name, ": expected a multiple of 0.5 from 0 to 10, got ", value == value ? value : std::abs(value));
+}
+
+inline void expect_topk(int64_t topk) {
+  expect(topk >= 1 && topk <= kMostTopk, "topk: expected a number from 1 to ", kMostTopk, ", got ", topk);
+}
+
 inline void expect_flags(const char* name, const std::optional<Tensor>& flags, const Tensor& gt_boxes) {
   if (!flags) return;
   const ScalarType dtype = flags->scalar_type();
@@ -72,6 +109,52 @@ inline ScalarType check_assign_threshold(
       low_threshold);
   return dtype;
 }
+
+// Predictions of A points and the ground truth that they are compared with.
+inline ScalarType check_predictions_and_gt(
+    const Tensor& scores, const Tensor& boxes, const Tensor& points, const Tensor& gt_labels, const Tensor& gt_boxes,
+    const std::optional<Tensor>& gt_valid, const std::optional<Tensor>& gt_ignored) {
+  expect_shape("scores", scores, {"B", "A", "C"});
+  const int64_t num_images = scores.size(0), num_anchors = scores.size(1);
+  expect(scores.size(2) >= 1, "scores: expected at least 1 class, got 0");
+  expect_shape("boxes", boxes, {num_images, num_anchors, 4});
+  expect_shape("points", points, {num_anchors, 2});
+  expect_shape("gt_boxes", gt_boxes, {num_images, "G", 4});
+  expect_shape("gt_labels", gt_labels, {num_images, gt_boxes.size(1)});
+  const ScalarType dtype =
+      compute_dtype({{"scores", scores}, {"boxes", boxes}, {"points", points}, {"gt_boxes", gt_boxes}});
+  expect_integer("gt_labels", gt_labels);
+  expect_device("gt_labels", gt_labels, scores);
+  expect_flags("gt_valid", gt_valid, gt_boxes);
+  expect_flags("gt_ignored", gt_ignored, gt_boxes);
+  expect_numbered("scores", num_anchors);
+  expect_numbered("gt_boxes", gt_boxes.size(1));
+  return dtype;
+}
+
+inline ScalarType check_assign_task_aligned(
+    const Tensor& scores, const Tensor& boxes, const Tensor& points, const Tensor& gt_labels, const Tensor& gt_boxes,
+    const std::optional<Tensor>& gt_valid, const std::optional<Tensor>& gt_ignored, int64_t topk, double alpha,
+    double beta) {
+  const ScalarType dtype = check_predictions_and_gt(scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored);
+  expect_topk(topk);
+  expect_power("alpha", alpha);
+  expect_power("beta", beta);
+  return dtype;
+}
+
+// What the points predict, contiguous.
+template <class T>
+struct PredictionView {
+  const T* scores;      // [B, A, C]
+  const Box<T>* boxes;  // [B, A]
+  int64_t num_anchors, num_classes;
+
+  TINYSSD_INLINE bool knows(int64_t label) const { return label >= 0 && label < num_classes; }
+  TINYSSD_INLINE const T* scores_of(int64_t image, int64_t anchor) const {
+    return scores + (image * num_anchors + anchor) * num_classes;
+  }
+};
 
 // The ground truth of a call, contiguous.
 template <class T>

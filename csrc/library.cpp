@@ -17,6 +17,11 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
       "assign_threshold(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, Tensor? gt_ignored=None, "
       "float high_threshold=0.5, float low_threshold=0.4, bool allow_low_quality=False, bool match_every_box=False) "
       "-> Tensor");
+  // [B, A, C], [B, A, 4], [A, 2], integer [B, G], [B, G, 4], bool [B, G] twice -> int64 [B, A], [B, A]
+  m.def(
+      "assign_task_aligned(Tensor scores, Tensor boxes, Tensor points, Tensor gt_labels, Tensor gt_boxes, "
+      "Tensor? gt_valid=None, Tensor? gt_ignored=None, int topk=13, float alpha=1.0, float beta=6.0) "
+      "-> (Tensor, Tensor)");
   // [N, 4], [N] -> int64 [K]
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   // [N, 4], [N], integer [N] -> int64 [K]

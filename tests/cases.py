@@ -283,6 +283,8 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
     boxes, scores = clustered(40, 3).view(2, 20, 4), random_scores(40, 3).view(2, 20)
     probs, offsets, priors = predictions(2, 3, 20)
     ids = class_ids(40, 3).view(2, 20)
+    from cases_assigners import assigner_calls  # it builds on this module
+
     return {
         "box_iou": [((anchors, gts), {}), ((gts.double()[:, None], gts), {})],
         "assign_anchors": [((anchors, gts), {}), ((anchors, gts[0], torch.arange(5) > 1, 0.3), {})],
@@ -299,18 +301,6 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
             ((probs, offsets, priors, 0.3, 0.2, 7), {"class_agnostic": True}),
         ],
         **assigner_calls(anchors, gts),
-    }
-
-
-def assigner_calls(anchors: Tensor, gts: Tensor) -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
-    """Good calls of the assigners, for anchors [70, 4] and boxes [2, 5, 4]."""
-    valid, ignored = torch.arange(10).view(2, 5) % 4 < 3, torch.arange(10).view(2, 5) % 5 == 1
-    return {
-        "assign_threshold": [
-            ((anchors, gts), {}),
-            ((anchors, gts, valid, ignored, 0.3, 0.1, True, True), {}),
-            ((anchors, gts[0], valid[0]), {"allow_low_quality": True}),
-        ],
     }
 
 

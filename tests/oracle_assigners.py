@@ -5,9 +5,11 @@ Numbers are NumPy scalars, so that every operation is rounded to the dtype on it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from oracle import _rows, iou
 from torch import Tensor
@@ -71,3 +73,53 @@ def assign_threshold(
             if every_box:
                 result[_first_best(range(len(a)), lambda i, j=j: table[i, j])] = j
     return _ignore_crowds(result, table, boxes, crowd)
+
+
+def _inside(point: list[Any], box: list[Any]) -> bool:
+    return bool(box[0] < point[0] < box[2] and box[1] < point[1] < box[3])
+
+
+def _power(x: Any, power: float) -> Any:
+    """x to a multiple of 0.5, each multiplication rounded."""
+    one = type(x)(1)
+    with np.errstate(all="ignore"):
+        result = math.prod([x] * int(power), start=one)
+        return result * np.sqrt(x) if power % 1 else result
+
+
+def assign_task_aligned(
+    scores: Tensor,
+    predicted: Tensor,
+    points: Tensor,
+    labels: Tensor,
+    gts: Tensor,
+    valid: Tensor | None,
+    ignored: Tensor | None,
+    topk: int,
+    alpha: float,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """One image. TOOD, section 3.2: alignment, the m best for each instance, and normalised targets."""
+    s, b, p, g = _rows(scores), _rows(predicted), _rows(points), _rows(gts)
+    boxes, crowd = _split(len(g), valid, ignored)
+    table = {(i, j): iou(b[i], g[j]) for i in range(len(b)) for j in boxes + crowd}
+    aligned, choosers = {}, {i: [] for i in range(len(b))}
+    for j in boxes:
+        for i in range(len(b)):
+            if _inside(p[i], g[j]) and 0 <= labels[j] < scores.shape[1]:
+                aligned[i, j] = _power(s[i][int(labels[j])], alpha) * _power(table[i, j], beta)
+        ranked = sorted(
+            (i for i in range(len(b)) if (i, j) in aligned and aligned[i, j] > 0), key=lambda i, j=j: -aligned[i, j]
+        )
+        for i in ranked[:topk]:
+            choosers[i].append(j)
+    result = [_first_best(choosers[i], lambda j, i=i: table[i, j]) if choosers[i] else -1 for i in range(len(b))]
+    assigned = _ignore_crowds(result, table, boxes, crowd)
+    targets = scores.new_zeros(len(b))
+    for j in set(assigned.tolist()) - {-1, -2}:
+        own = (assigned == j).nonzero()[:, 0].tolist()
+        most, overlap = max(aligned[i, j] for i in own), max(table[i, j] for i in own)
+        with np.errstate(all="ignore"):
+            for i in own:
+                targets[i] = torch.as_tensor(aligned[i, j] * overlap / most)
+    return assigned, targets

@@ -57,6 +57,7 @@ def test_by_hand(ops):
     ignored = torch.tensor([True, False])
     assert ops.assign_threshold(anchors, crowd, None, ignored).tolist() == [-2, -2, -2, -1]
     assert ops.assign_threshold(anchors, crowd, ~ignored, ignored).tolist() == [1, -2, -1, -1]
+    assert ops.assign_threshold(anchors, crowd, None, torch.tensor([True, True])).tolist() == [-2, -2, -2, -1]
     # At equal IoUs the lower index decides.
     twice = box.repeat(2, 1)
     assert ops.assign_threshold(anchors, twice, None, ignored).tolist() == [-2, -2, -2, -1]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tinyssd_ops._checks import compute_dtype, expect, expect_device, expect_shape, expect_threshold
+from tinyssd_ops._checks import compute_dtype, expect, expect_device, expect_integer, expect_shape, expect_threshold
+
+_MOST_TOPK = 64
 
 
 def expect_flags(name: str, flags: Tensor | None, gt_boxes: Tensor) -> None:
@@ -31,6 +33,54 @@ def check_assign_threshold(
     expect_threshold("low_threshold", low_threshold)
     wanted = f"low_threshold: expected at most high_threshold, {high_threshold:g}, got {low_threshold:g}"
     expect(low_threshold <= high_threshold, wanted)
+
+
+def check_assign_task_aligned(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None,
+    gt_ignored: Tensor | None,
+    topk: int,
+    alpha: float,
+    beta: float,
+) -> None:
+    """Arguments of assign_task_aligned."""
+    _check_predictions_and_gt(scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored)
+    expect_topk(topk)
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        good = 0 <= value <= 10 and 2 * value == int(2 * value)
+        expect(good, f"{name}: expected a multiple of 0.5 from 0 to 10, got {value:g}")
+
+
+def expect_topk(topk: int) -> None:
+    """The number of candidates that a box ranks is one that the kernels have room for."""
+    expect(1 <= topk <= _MOST_TOPK, f"topk: expected a number from 1 to {_MOST_TOPK}, got {topk}")
+
+
+def _check_predictions_and_gt(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None,
+    gt_ignored: Tensor | None,
+) -> None:
+    expect_shape("scores", scores, ["B", "A", "C"])
+    num_images, num_anchors, num_classes = scores.shape
+    expect(num_classes >= 1, "scores: expected at least 1 class, got 0")
+    expect_shape("boxes", boxes, [num_images, num_anchors, 4])
+    expect_shape("points", points, [num_anchors, 2])
+    expect_shape("gt_boxes", gt_boxes, [num_images, "G", 4])
+    expect_shape("gt_labels", gt_labels, list(gt_boxes.shape[:2]))
+    compute_dtype(scores=scores, boxes=boxes, points=points, gt_boxes=gt_boxes)
+    expect_integer("gt_labels", gt_labels)
+    expect_device("gt_labels", gt_labels, scores.device)
+    expect_flags("gt_valid", gt_valid, gt_boxes)
+    expect_flags("gt_ignored", gt_ignored, gt_boxes)
 
 
 def _check_anchors_and_gt(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tinyssd_ops import _assigner_checks as checks
+from tinyssd_ops._checks import compute_dtype
 
 
 def assign_threshold(
@@ -21,6 +22,26 @@ def assign_threshold(
     """Shapes of assign_threshold."""
     checks.check_assign_threshold(anchors, gt_boxes, gt_valid, gt_ignored, high_threshold, low_threshold)
     return _assignment(anchors, gt_boxes)
+
+
+def assign_task_aligned(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    topk: int = 13,
+    alpha: float = 1.0,
+    beta: float = 6.0,
+) -> tuple[Tensor, Tensor]:
+    """Shapes of assign_task_aligned."""
+    checks.check_assign_task_aligned(
+        scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored, topk, alpha, beta
+    )
+    dtype = compute_dtype(scores=scores, boxes=boxes, points=points, gt_boxes=gt_boxes)
+    return scores.new_empty(scores.shape[:2], dtype=torch.int64), scores.new_empty(scores.shape[:2], dtype=dtype)
 
 
 def _assignment(anchors: Tensor, gt_boxes: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tinyssd_ops import _assigner_checks as checks
 from tinyssd_ops import reference
+from tinyssd_ops._checks import compute_dtype
 
 _BACKGROUND, _IGNORED = -1, -2
 
@@ -50,6 +51,87 @@ def assign_threshold(
         last = torch.full_like(assigned, -1).scatter_reduce(1, anchor_of_box, box, "amax")
         assigned = torch.where(last >= 0, last, assigned)
     return _take_ignored(assigned, overlaps, counted, crowd)
+
+
+@torch.no_grad()
+def assign_task_aligned(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    topk: int = 13,
+    alpha: float = 1.0,
+    beta: float = 6.0,
+) -> tuple[Tensor, Tensor]:
+    """See :func:`tinyssd_ops.assign_task_aligned`."""
+    checks.check_assign_task_aligned(
+        scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored, topk, alpha, beta
+    )
+    dtype = compute_dtype(scores=scores, boxes=boxes, points=points, gt_boxes=gt_boxes)
+    scores, boxes, points, gt_boxes = (t.to(dtype) for t in (scores, boxes, points, gt_boxes))
+    if gt_boxes.shape[1] == 0 or points.shape[0] == 0:
+        return scores.new_full(scores.shape[:2], _BACKGROUND, dtype=torch.int64), scores.new_zeros(scores.shape[:2])
+    counted, crowd = _counted_and_crowd(gt_boxes, gt_valid, gt_ignored)
+    overlaps = reference.box_iou(boxes, gt_boxes)  # [B, A, G]
+    score, known = _scores_of(scores, gt_labels)
+    alignment = _half_power(score, alpha) * _half_power(overlaps, beta)
+    allowed = _contains(gt_boxes[:, None], points[:, None]) & (counted & known)[:, None] & (alignment > 0)
+    alignment = torch.where(allowed, alignment, 0)
+    chosen = allowed & (_rank(-alignment) < topk)
+    best, box = torch.where(chosen, overlaps, -1).max(dim=2)  # conflicts: the larger IoU
+    assigned = _take_ignored(torch.where(best >= 0, box, _BACKGROUND), overlaps, counted, crowd)
+    # Within each box, the best alignment becomes the largest IoU.
+    own = assigned[..., None] == torch.arange(gt_boxes.shape[1], device=scores.device)
+    largest_alignment, largest_iou = (torch.where(own, t, 0).amax(dim=1) for t in (alignment, overlaps))
+    row = assigned.clamp(min=0)
+    targets = (
+        alignment.gather(2, row[..., None])[..., 0] * largest_iou.gather(1, row) / largest_alignment.gather(1, row)
+    )
+    return assigned, torch.where(assigned >= 0, targets, 0)
+
+
+def _scores_of(scores: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores [B, A, G] of the boxes' classes, and which boxes [B, G] have a class that exists."""
+    labels = gt_labels.to(torch.int64)
+    known = (labels >= 0) & (labels < scores.shape[2])
+    columns = torch.where(known, labels, 0)[:, None].expand(-1, scores.shape[1], -1)
+    return scores.gather(2, columns), known
+
+
+def _half_power(x: Tensor, power: float) -> Tensor:
+    """x to a power that is a multiple of 0.5: one multiplication after the other, the square root last."""
+    result = torch.ones_like(x)
+    for _ in range(int(power)):
+        result = result * x
+    return result * _exact_sqrt(x) if int(2 * power) % 2 else result
+
+
+def _exact_sqrt(x: Tensor) -> Tensor:
+    """The square root as every backend has it; Torch's own may be off in the last bit.
+
+    That of float32 is rounded correctly, by way of float64; for float64 two of Heron's steps refine it.
+    """
+    start = x.float().double().sqrt().float().to(x.dtype)
+    if x.dtype == torch.float32:
+        return start
+    usable = (start > 0) & start.isfinite()
+    root = torch.where(usable, start, 1)
+    for _ in range(2):
+        root = 0.5 * (root + x / root)
+    return torch.where(usable, root, start)
+
+
+def _contains(boxes: Tensor, points: Tensor) -> Tensor:
+    """Whether points [..., 2] lie inside boxes [..., 4], not on an edge."""
+    return ((points > boxes[..., :2]) & (points < boxes[..., 2:])).all(dim=-1)
+
+
+def _rank(values: Tensor) -> Tensor:
+    """The place of each anchor in each box's order of values [B, A, G]: rising, equal ones by index."""
+    return values.argsort(dim=1, stable=True).argsort(dim=1)
 
 
 def _counted_and_crowd(gt_boxes: Tensor, gt_valid: Tensor | None, gt_ignored: Tensor | None) -> tuple[Tensor, Tensor]:

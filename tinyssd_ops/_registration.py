@@ -32,12 +32,13 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "multibox_detection": _fake_multibox_detection,
         "detect": _fake_detect,
         "assign_threshold": _fake_assigners.assign_threshold,
+        "assign_task_aligned": _fake_assigners.assign_task_aligned,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake)
     backward = functools.partial(_box_iou_backward, ops)
     torch.library.register_autograd(f"{namespace}::box_iou", backward, setup_context=_save_boxes)
-    for name in ("multibox_target", "multibox_detection", "detect"):
+    for name in ("multibox_target", "multibox_detection", "detect", "assign_task_aligned"):
         # Float results that are constants to the model: no gradient flows, and autograd is told so.
         torch.library.register_autograd(f"{namespace}::{name}", _no_gradient, setup_context=_mark_constant)
     rules: dict[str, Callable[..., Any]] = {
@@ -48,6 +49,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "multibox_detection": _vmap_images(ops.multibox_detection, shared=2),
         "detect": _vmap_images(ops.detect, shared=2),
         "assign_threshold": functools.partial(_vmap_assign_anchors, ops.assign_threshold),
+        "assign_task_aligned": _vmap_images(ops.assign_task_aligned, shared=2),
     }
     for name, rule in rules.items():
         torch.library.register_vmap(f"{namespace}::{name}", rule)

@@ -59,3 +59,55 @@ def assign_threshold(
     return backend.assign_threshold(
         anchors, gt_boxes, gt_valid, gt_ignored, high_threshold, low_threshold, allow_low_quality, match_every_box
     )
+
+
+def assign_task_aligned(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    topk: int = 13,
+    alpha: float = 1.0,
+    beta: float = 6.0,
+) -> tuple[Tensor, Tensor]:
+    """Task-aligned assignment: the points whose prediction fits a box best, in class and in place.
+
+    The alignment of a point with a box is ``score ** alpha * IoU ** beta``, of the score of the box's class and of the
+    predicted box. Each box chooses the ``topk`` points of the largest alignment among those that lie inside it (not on
+    its edge) and have one above 0. A point that several boxes choose goes to the one with the largest IoU.
+
+    Powers are made of multiplications and a square root, so that every backend returns the same bits.
+
+    Args:
+        scores: [B, A, C], the probabilities of the classes, 0..1.
+        boxes: [B, A, 4], the predicted boxes.
+        points: [A, 2], ``(x, y)``: the centres of the cells that predict, in the unit of the boxes.
+        gt_labels: integers [B, G], 0..C - 1; a box of another class is chosen by no point.
+        gt_boxes: [B, G, 4].
+        gt_valid: bool [B, G], False marks padding; None: all are valid.
+        gt_ignored: bool [B, G], True marks regions to be ignored, here by the IoU of the predicted boxes.
+        topk: The most points of a box, 1..64. TOOD has 13, YOLOv8 to YOLO11 10.
+        alpha: A multiple of 0.5 from 0 to 10. TOOD has 1, YOLOv8 to YOLO11 0.5.
+        beta: A multiple of 0.5 from 0 to 10.
+
+    Returns:
+        int64 [B, A]: the index of the point's box, -1 or -2. Float32 or float64 [B, A]: the target of the score of that
+        box's class, the alignment scaled so that a box's best point gets the box's largest IoU; 0 without a box.
+
+    Source: Feng et al., "TOOD: Task-aligned One-stage Object Detection", 2021, section 3.2.
+    """
+    backend = _backend(
+        scores=scores,
+        boxes=boxes,
+        points=points,
+        gt_labels=gt_labels,
+        gt_boxes=gt_boxes,
+        gt_valid=gt_valid,
+        gt_ignored=gt_ignored,
+    )
+    return backend.assign_task_aligned(
+        scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored, topk, alpha, beta
+    )

@@ -6,6 +6,7 @@
 #include "assign.h"
 #include "parallel.h"
 
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -114,10 +115,68 @@ void take_ignored(const AnchorArrays<T>& anchors, const ImageGt<T>& gts, int64_t
   if (!meets) return;
   match(gts.boxes, best, place);
   for (int64_t i = 0; i < size; ++i) {
-    const bool first = crowd[i] == best[i] && gts.ignored[crowd_place[i]].index < gts.boxes[place[i]].index;
-    if (crowd[i] > best[i] || (crowd[i] > 0 && first)) assigned[start + i] = kIgnored;
+    if (crowd[i] == 0 || crowd[i] < best[i]) continue;
+    const bool tie = crowd[i] == best[i];
+    if (tie && gts.ignored[crowd_place[i]].index > gts.boxes[place[i]].index) continue;
+    assigned[start + i] = kIgnored;
   }
 }
+
+// Points in tiles, and the box around each tile.
+template <class T>
+class PointTiles {
+ public:
+  PointTiles(const T* points /* [A, 2] */, int64_t size) {
+    const T far = std::numeric_limits<T>::infinity(), none = std::numeric_limits<T>::quiet_NaN();
+    const int64_t num_tiles = (size + kTile - 1) / kTile;
+    x_.assign(num_tiles * kTile, none);  // padding lies in no box
+    y_.assign(num_tiles * kTile, none);
+    bounds_.assign(num_tiles, {far, far, -far, -far});
+    for (int64_t i = 0; i < size; ++i) {
+      const T x = x_[i] = points[2 * i], y = y_[i] = points[2 * i + 1];
+      Box<T>& bounds = bounds_[i / kTile];
+      bounds = {smaller(x, bounds.x1), smaller(y, bounds.y1), larger(x, bounds.x2), larger(y, bounds.y2)};
+    }
+  }
+
+  int64_t num_tiles() const { return static_cast<int64_t>(bounds_.size()); }
+  const T* x(int64_t tile) const { return x_.data() + tile * kTile; }
+  const T* y(int64_t tile) const { return y_.data() + tile * kTile; }
+  const Box<T>& bounds(int64_t tile) const { return bounds_[tile]; }
+  // Whether no point of the tile lies in the box.
+  bool misses(int64_t tile, const Box<T>& box) const {
+    const Box<T>& b = bounds_[tile];
+    return !(b.x2 > box.x1 && b.x1 < box.x2 && b.y2 > box.y1 && b.y1 < box.y2);
+  }
+
+  static constexpr int64_t kTile = AnchorArrays<T>::kTile;
+
+ private:
+  std::vector<T> x_, y_;
+  std::vector<Box<T>> bounds_;
+};
+
+// The first k candidates, sorted.
+template <class T>
+class FirstK {
+ public:
+  explicit FirstK(int64_t k) : k_(k) {}
+  // What a candidate must be before to get in.
+  Candidate<T> last() const { return size_ < k_ ? no_candidate<T>() : list_[size_ - 1]; }
+  void add(const Candidate<T>& candidate) {
+    if (size_ == k_ && !candidate.before(list_[size_ - 1])) return;
+    int64_t place = size_ < k_ ? size_++ : size_ - 1;
+    for (; place > 0 && candidate.before(list_[place - 1]); --place) list_[place] = list_[place - 1];
+    list_[place] = candidate;
+  }
+  int64_t size() const { return size_; }
+  const Candidate<T>& operator[](int64_t i) const { return list_[i]; }
+  void clear() { size_ = 0; }
+
+ private:
+  int64_t k_, size_ = 0;
+  Candidate<T> list_[kMostTopk];
+};
 
 // Calls f(image) for each: threads share the images, or, where there are fewer than threads, each image's work.
 template <class F>

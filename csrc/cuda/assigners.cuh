@@ -75,7 +75,7 @@ enum BoxKind : int { kPadding, kCounted, kCrowd };
 
 // A box as resolve_kernel keeps it: what the rule wrote in its select pass comes along.
 template <class T, class Asked>
-struct MetBox {
+struct alignas(16) MetBox {
   Box<T> box;
   T area;
   int kind;
