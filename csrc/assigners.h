@@ -143,6 +143,73 @@ inline ScalarType check_assign_task_aligned(
   return dtype;
 }
 
+// How many of the anchors each level of a pyramid has. Plain data, so that it also travels as a kernel's argument.
+struct Levels {
+  static constexpr int kMost = 16;
+
+  int count = 0;
+  int64_t starts[kMost + 1] = {0};
+
+  explicit Levels(const std::vector<int64_t>& sizes) : count(static_cast<int>(sizes.size())) {
+    for (int level = 0; level < count; ++level) starts[level + 1] = starts[level] + sizes[level];
+  }
+};
+
+inline ScalarType check_assign_atss(
+    const Tensor& anchors, const std::vector<int64_t>& level_sizes, const Tensor& gt_boxes,
+    const std::optional<Tensor>& gt_valid, const std::optional<Tensor>& gt_ignored, int64_t topk) {
+  const ScalarType dtype = check_anchors_and_gt(anchors, gt_boxes, gt_valid, gt_ignored);
+  const auto count = static_cast<int64_t>(level_sizes.size());
+  expect(count >= 1 && count <= Levels::kMost, "level_sizes: expected 1 to ", Levels::kMost, " levels, got ", count);
+  std::string shown;
+  int64_t left = anchors.size(0);
+  bool good = true;
+  for (const int64_t size : level_sizes) {
+    good = good && size >= 0 && size <= left;
+    left -= good ? size : 0;
+    shown += (shown.empty() ? "" : ", ") + std::to_string(size);
+  }
+  expect(
+      good && left == 0, "level_sizes: expected sizes that add up to ", anchors.size(0), " anchors, got [", shown, "]");
+  expect_topk(topk);
+  return dtype;
+}
+
+// Numbers that are added in their order, in float64: whether a value reaches their mean plus their standard deviation
+// (that of a sample), without a square root.
+struct Spread {
+  double mean, variance;
+
+  template <class At>
+  TINYSSD_INLINE static Spread of(int count, const At& at) {
+    double sum = 0, squares = 0;
+    for (int i = 0; i < count; ++i) sum += at(i);
+    const double mean = sum / count;
+    for (int i = 0; i < count; ++i) squares += (at(i) - mean) * (at(i) - mean);
+    return {mean, count > 1 ? squares / (count - 1) : 0.0};
+  }
+  TINYSSD_INLINE bool reached_by(double value) const {
+    const double above = value - mean;
+    return above >= 0 && above * above >= variance;
+  }
+};
+
+template <class T>
+TINYSSD_INLINE T center_x(const Box<T>& box) {
+  return (box.x1 + box.x2) / T(2);
+}
+template <class T>
+TINYSSD_INLINE T center_y(const Box<T>& box) {
+  return (box.y1 + box.y2) / T(2);
+}
+
+// The square of the distance of two points; beyond every number where one is NaN.
+template <class T>
+TINYSSD_INLINE T squared_distance(T x1, T y1, T x2, T y2) {
+  const T dx = x1 - x2, dy = y1 - y2, sum = dx * dx + dy * dy;
+  return sum == sum ? sum : std::numeric_limits<T>::infinity();
+}
+
 // What the points predict, contiguous.
 template <class T>
 struct PredictionView {

@@ -17,6 +17,10 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
       "assign_threshold(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, Tensor? gt_ignored=None, "
       "float high_threshold=0.5, float low_threshold=0.4, bool allow_low_quality=False, bool match_every_box=False) "
       "-> Tensor");
+  // [A, 4], L sizes, [B, G, 4] or [G, 4], bool [B, G] or [G] twice -> int64 [B, A] or [A]
+  m.def(
+      "assign_atss(Tensor anchors, int[] level_sizes, Tensor gt_boxes, Tensor? gt_valid=None, "
+      "Tensor? gt_ignored=None, int topk=9) -> Tensor");
   // [B, A, C], [B, A, 4], [A, 2], integer [B, G], [B, G, 4], bool [B, G] twice -> int64 [B, A], [B, A]
   m.def(
       "assign_task_aligned(Tensor scores, Tensor boxes, Tensor points, Tensor gt_labels, Tensor gt_boxes, "

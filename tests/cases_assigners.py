@@ -64,6 +64,10 @@ def assigner_calls(anchors: Tensor, gts: Tensor) -> dict[str, list[tuple[tuple[A
             ((anchors, gts, valid, ignored, 0.3, 0.1, True, True), {}),
             ((anchors, gts[0], valid[0]), {"allow_low_quality": True}),
         ],
+        "assign_atss": [
+            ((anchors, [40, 0, 30], gts), {}),
+            ((anchors, [70], gts[0], valid[0], ignored[0], 3), {}),
+        ],
         "assign_task_aligned": [
             (head[:5], {}),
             ((*head, 3, 0.5, 2.0), {}),

@@ -123,3 +123,33 @@ def assign_task_aligned(
             for i in own:
                 targets[i] = torch.as_tensor(aligned[i, j] * overlap / most)
     return assigned, targets
+
+
+def assign_atss(
+    anchors: Tensor, level_sizes: list[int], gts: Tensor, valid: Tensor | None, ignored: Tensor | None, topk: int
+) -> Tensor:
+    """One image. ATSS, algorithm 1, with the authors' choices: the deviation of a sample, the centre within the box."""
+    a, g = _rows(anchors), _rows(gts)
+    two = anchors.numpy().dtype.type(2)
+    boxes, crowd = _split(len(g), valid, ignored)
+    table = {(i, j): iou(a[i], g[j]) for i in range(len(a)) for j in boxes + crowd}
+    positive: dict[int, list[int]] = {i: [] for i in range(len(a))}
+    with np.errstate(all="ignore"):
+        centers = [((row[0] + row[2]) / two, (row[1] + row[3]) / two) for row in a]
+        for j in boxes:
+            x, y = (g[j][0] + g[j][2]) / two, (g[j][1] + g[j][3]) / two
+            apart = [(cx - x) * (cx - x) + (cy - y) * (cy - y) for cx, cy in centers]
+            apart = [math.inf if math.isnan(d) else d for d in apart]
+            candidates: list[int] = []
+            for level, size in enumerate(level_sizes):
+                start = sum(level_sizes[:level])
+                candidates += sorted(range(start, start + size), key=lambda i, d=apart: d[i])[:topk]
+            overlaps = [float(table[i, j]) for i in candidates]
+            mean = sum(overlaps) / max(len(overlaps), 1)
+            squares = sum((v - mean) * (v - mean) for v in overlaps)
+            deviation = math.sqrt(squares / (len(overlaps) - 1)) if len(overlaps) > 1 else 0.0
+            for i, overlap in zip(candidates, overlaps, strict=True):
+                if overlap - mean >= deviation and _inside(centers[i], g[j]):
+                    positive[i].append(j)
+    result = [_first_best(positive[i], lambda j, i=i: table[i, j]) if positive[i] else -1 for i in range(len(a))]
+    return _ignore_crowds(result, table, boxes, crowd)

@@ -198,6 +198,7 @@ def _large_calls():
         "multibox_detection": predictions,
         "detect": predictions,
         "assign_threshold": (anchors, labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1, 0.5, 0.3, True, True),
+        "assign_atss": (anchors, [400, 150, 50], labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1),
         "assign_task_aligned": head,
     }
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from tinyssd_ops._checks import compute_dtype, expect, expect_device, expect_integer, expect_shape, expect_threshold
 
 _MOST_TOPK = 64
+_MOST_LEVELS = 16
 
 
 def expect_flags(name: str, flags: Tensor | None, gt_boxes: Tensor) -> None:
@@ -33,6 +36,23 @@ def check_assign_threshold(
     expect_threshold("low_threshold", low_threshold)
     wanted = f"low_threshold: expected at most high_threshold, {high_threshold:g}, got {low_threshold:g}"
     expect(low_threshold <= high_threshold, wanted)
+
+
+def check_assign_atss(
+    anchors: Tensor,
+    level_sizes: Sequence[int],
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None,
+    gt_ignored: Tensor | None,
+    topk: int,
+) -> None:
+    """Arguments of assign_atss."""
+    _check_anchors_and_gt(anchors, gt_boxes, gt_valid, gt_ignored)
+    count, sizes = len(level_sizes), list(level_sizes)
+    expect(1 <= count <= _MOST_LEVELS, f"level_sizes: expected 1 to {_MOST_LEVELS} levels, got {count}")
+    good = min(sizes) >= 0 and sum(sizes) == anchors.shape[0]
+    expect(good, f"level_sizes: expected sizes that add up to {anchors.shape[0]} anchors, got {sizes}")
+    expect_topk(topk)
 
 
 def check_assign_task_aligned(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,19 @@ def assign_threshold(
 ) -> Tensor:
     """Shapes of assign_threshold."""
     checks.check_assign_threshold(anchors, gt_boxes, gt_valid, gt_ignored, high_threshold, low_threshold)
+    return _assignment(anchors, gt_boxes)
+
+
+def assign_atss(
+    anchors: Tensor,
+    level_sizes: Sequence[int],
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    topk: int = 9,
+) -> Tensor:
+    """Shapes of assign_atss."""
+    checks.check_assign_atss(anchors, level_sizes, gt_boxes, gt_valid, gt_ignored, topk)
     return _assignment(anchors, gt_boxes)
 
 

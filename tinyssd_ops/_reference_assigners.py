@@ -6,10 +6,13 @@ logarithms are made of rounded basic operations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from tinyssd_ops import _assigner_checks as checks
+from tinyssd_ops import boxes as box_ops
 from tinyssd_ops import reference
 from tinyssd_ops._checks import compute_dtype
 
@@ -51,6 +54,59 @@ def assign_threshold(
         last = torch.full_like(assigned, -1).scatter_reduce(1, anchor_of_box, box, "amax")
         assigned = torch.where(last >= 0, last, assigned)
     return _take_ignored(assigned, overlaps, counted, crowd)
+
+
+@torch.no_grad()
+def assign_atss(
+    anchors: Tensor,
+    level_sizes: Sequence[int],
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    topk: int = 9,
+) -> Tensor:
+    """See :func:`tinyssd_ops.assign_atss`."""
+    checks.check_assign_atss(anchors, level_sizes, gt_boxes, gt_valid, gt_ignored, topk)
+    if gt_boxes.dim() == 2:
+        valid, ignored = (None if flags is None else flags[None] for flags in (gt_valid, gt_ignored))
+        return assign_atss(anchors, level_sizes, gt_boxes[None], valid, ignored, topk)[0]
+    num_images, num_gt, num_anchors = gt_boxes.shape[0], gt_boxes.shape[1], anchors.shape[0]
+    if num_gt == 0 or num_anchors == 0:
+        return anchors.new_full((num_images, num_anchors), _BACKGROUND, dtype=torch.int64)
+    dtype = compute_dtype(anchors=anchors, gt_boxes=gt_boxes)
+    anchors, gt_boxes = anchors.to(dtype), gt_boxes.to(dtype)
+    counted, crowd = _counted_and_crowd(gt_boxes, gt_valid, gt_ignored)
+    overlaps = reference.box_iou(anchors, gt_boxes)  # [B, A, G]
+    centers, gt_centers = ((t[..., :2] + t[..., 2:]) / 2 for t in (anchors, gt_boxes))
+    dx, dy = (centers[:, None] - gt_centers[:, None]).unbind(dim=-1)
+    distance = (dx * dx + dy * dy).nan_to_num(torch.inf, torch.inf)
+    # The nearest of each level, level by level.
+    starts = [sum(level_sizes[:level]) for level in range(len(level_sizes))]
+    levels = zip(starts, distance.split(list(level_sizes), dim=1), strict=True)
+    nearest = torch.cat([start + d.argsort(dim=1, stable=True)[:, :topk] for start, d in levels], dim=1)  # [B, N, G]
+    candidates = overlaps.gather(1, nearest).double()
+    above, variance = _above_mean_and_variance(candidates)
+    # IoU >= mean + standard deviation, without the square root.
+    positive = (above >= 0) & (above * above >= variance)
+    chosen = torch.zeros_like(overlaps, dtype=torch.bool).scatter(1, nearest, positive)
+    chosen &= _contains(gt_boxes[:, None], centers[:, None]) & counted[:, None]
+    best, box = torch.where(chosen, overlaps, -1).max(dim=2)  # conflicts: the larger IoU
+    return _take_ignored(torch.where(best >= 0, box, _BACKGROUND), overlaps, counted, crowd)
+
+
+def _above_mean_and_variance(candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """How far [B, N, G] each box's candidates lie above their mean, and their variance [B, 1, G], summed in order."""
+    count = candidates.shape[1]
+    above = candidates - box_ops._divide(_sum_in_order(candidates), count)
+    return above, box_ops._divide(_sum_in_order(above * above), max(count - 1, 1))
+
+
+def _sum_in_order(values: Tensor) -> Tensor:
+    """The sum [B, 1, G] of values [B, N, G], the first ones first."""
+    total = torch.zeros_like(values[:, :1])
+    for value in values.split(1, dim=1):
+        total = total + value
+    return total
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "multibox_detection": _fake_multibox_detection,
         "detect": _fake_detect,
         "assign_threshold": _fake_assigners.assign_threshold,
+        "assign_atss": _fake_assigners.assign_atss,
         "assign_task_aligned": _fake_assigners.assign_task_aligned,
     }
     for name, fake in fakes.items():
@@ -49,6 +50,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "multibox_detection": _vmap_images(ops.multibox_detection, shared=2),
         "detect": _vmap_images(ops.detect, shared=2),
         "assign_threshold": functools.partial(_vmap_assign_anchors, ops.assign_threshold),
+        "assign_atss": functools.partial(_vmap_assign_anchors, ops.assign_atss, gt_boxes=2),
         "assign_task_aligned": _vmap_images(ops.assign_task_aligned, shared=2),
     }
     for name, rule in rules.items():
@@ -215,9 +217,12 @@ def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[
     return rule
 
 
-def _vmap_assign_anchors(op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+def _vmap_assign_anchors(
+    op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any, gt_boxes: int = 1
+) -> tuple[Any, Any]:
+    """The rule of an op of shared anchors; ``gt_boxes`` is the place of the boxes, of a batch or of one image."""
     rule = _vmap_images(op, shared=0)
-    if args[1].dim() - (in_dims[1] is not None) == 3:
+    if args[gt_boxes].dim() - (in_dims[gt_boxes] is not None) == 3:
         return rule(info, in_dims, *args)
     # One image each: give every image list a batch of one, and take it off again.
     fronts = [

@@ -15,6 +15,8 @@ Which rule for which detector stands in ``docs/assignment.md``; shapes, dtypes a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from tinyssd_ops.ops import _backend
@@ -59,6 +61,41 @@ def assign_threshold(
     return backend.assign_threshold(
         anchors, gt_boxes, gt_valid, gt_ignored, high_threshold, low_threshold, allow_low_quality, match_every_box
     )
+
+
+def assign_atss(
+    anchors: Tensor,
+    level_sizes: Sequence[int],
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    topk: int = 9,
+) -> Tensor:
+    """Adaptive training sample selection: a threshold on the IoU for each box, from the anchors nearest to it.
+
+    The candidates of a box are, on each level, the ``topk`` anchors whose centres are nearest to the box's centre. Those
+    whose IoU reaches the mean plus the standard deviation of the candidates' IoUs, and whose centre lies inside the box
+    (not on its edge), are its own. An anchor that is so for several boxes goes to the one with the largest IoU.
+
+    Distances are compared squared; mean and variance (that of a sample, as in the authors' code) are summed in float64,
+    candidate by candidate, level by level, so that every backend returns the same bits.
+
+    Args:
+        anchors: [A, 4], level after level.
+        level_sizes: The number of anchors of each of 1..16 levels; they add up to A.
+        gt_boxes: [B, G, 4], or [G, 4] for one image.
+        gt_valid: bool [B, G] (or [G]), False marks padding; None: all are valid.
+        gt_ignored: bool [B, G] (or [G]), True marks regions to be ignored; None: none is.
+        topk: The most candidates of a box on a level, 1..64.
+
+    Returns:
+        int64 [B, A] (or [A]): the index of the anchor's box, -1 or -2.
+
+    Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample
+    Selection", 2020, algorithm 1.
+    """
+    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, gt_valid=gt_valid, gt_ignored=gt_ignored)
+    return backend.assign_atss(anchors, level_sizes, gt_boxes, gt_valid, gt_ignored, topk)
 
 
 def assign_task_aligned(

@@ -265,5 +265,6 @@ def _padding(boxes: Tensor, keep: Tensor) -> Tensor:
 
 
 # The assigners have a file of their own; it needs box_iou from here, so it is imported last.
+from tinyssd_ops._reference_assigners import assign_atss as assign_atss  # noqa: E402
 from tinyssd_ops._reference_assigners import assign_task_aligned as assign_task_aligned  # noqa: E402
 from tinyssd_ops._reference_assigners import assign_threshold as assign_threshold  # noqa: E402

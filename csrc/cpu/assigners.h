@@ -162,20 +162,24 @@ class FirstK {
  public:
   explicit FirstK(int64_t k) : k_(k) {}
   // What a candidate must be before to get in.
-  Candidate<T> last() const { return size_ < k_ ? no_candidate<T>() : list_[size_ - 1]; }
+  const Candidate<T>& last() const { return last_; }
   void add(const Candidate<T>& candidate) {
-    if (size_ == k_ && !candidate.before(list_[size_ - 1])) return;
+    if (!candidate.before(last_)) return;
     int64_t place = size_ < k_ ? size_++ : size_ - 1;
     for (; place > 0 && candidate.before(list_[place - 1]); --place) list_[place] = list_[place - 1];
     list_[place] = candidate;
+    if (size_ == k_) last_ = list_[size_ - 1];
   }
   int64_t size() const { return size_; }
   const Candidate<T>& operator[](int64_t i) const { return list_[i]; }
-  void clear() { size_ = 0; }
+  void clear() {
+    size_ = 0;
+    last_ = no_candidate<T>();
+  }
 
  private:
   int64_t k_, size_ = 0;
-  Candidate<T> list_[kMostTopk];
+  Candidate<T> last_ = no_candidate<T>(), list_[kMostTopk];
 };
 
 // Calls f(image) for each: threads share the images, or, where there are fewer than threads, each image's work.
