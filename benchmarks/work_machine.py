@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib.util
 import json
 import re
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 
 from benchmarks.work_model import COSTS, Record
 
@@ -35,7 +35,8 @@ class Machine:
 
     def __init__(self) -> None:
         spec = importlib.util.spec_from_file_location("simt_run", _RUN)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         run = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(run)
         if reason := run.missing():
@@ -53,14 +54,18 @@ class Machine:
     def count(self, op: str, args: tuple[Any, ...], blocks: int, events: int) -> Counted:
         """Calls ``tinyssd_simt::op``; counts about ``blocks`` blocks of a launch, fewer beyond ``events`` accesses."""
         costs = (ctypes.c_double * len(COSTS))(*COSTS.values())
-        self._library.simt_set_seed(ctypes.c_uint64(0))
-        self._library.simt_count(costs, ctypes.c_uint64(blocks), ctypes.c_uint64(events))
-        with torch.no_grad(), torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        ) as profile:
-            found = getattr(torch.ops.tinyssd_simt, op)(*args)
+        function = getattr(torch.ops.tinyssd_simt, op)
+        try:
+            self._library.simt_weigh()
+            self._library.simt_set_seed(ctypes.c_uint64(0))
+            function(*args)
+            self._library.simt_count(costs, ctypes.c_uint64(blocks), ctypes.c_uint64(events))
+            self._library.simt_set_seed(ctypes.c_uint64(0))
+            with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profile:
+                found = function(*args)
+        finally:
+            self._library.simt_stop()
         records = json.loads(self._library.simt_counts())
-        self._library.simt_count(None, ctypes.c_uint64(0), ctypes.c_uint64(0))
         results = found if isinstance(found, tuple) else (found,)
         allocated = sum(e.cpu_memory_usage for e in profile.events() if e.name == "[memory]" and e.cpu_memory_usage > 0)
         allocated = max(allocated, sum(max(0, e.self_cpu_memory_usage) for e in profile.events()))
@@ -70,17 +75,13 @@ class Machine:
 
 def _kernels(library: Path) -> Iterator[tuple[str, int]]:
     """The names of all functions of a loaded library, and their addresses."""
-    base = next(int(line.split("-")[0], 16) for line in Path("/proc/self/maps").open() if str(library) in line)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    base = next(int(line.split("-")[0], 16) for line in maps if line.endswith(str(library)))
     listing = subprocess.run(["nm", "--defined-only", str(library)], capture_output=True, text=True, check=True).stdout
     for line in listing.splitlines():
         address, kind, name = line.split(" ", 2)
-        if kind in "tTwW" and "_kernel" in name:
+        if kind in "tTwW" and "_kernel" in name and "." not in name:  # no parts of functions
             yield name, base + int(address, 16)
-
-
-@functools.cache
-def _demangled(name: str) -> str:
-    return subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _readable(name: str) -> str:

@@ -12,8 +12,11 @@ A launch takes the launch cost and then the longest of
 - bytes of DRAM, where the call's tensors do not fit L2;
 - atomics on its hottest address, which L2 takes one after another.
 
-Counts of sampled blocks are scaled to all. A call of CUB's for the whole device is charged as tests/simt/include/cub
-says. An op's time is the sum over its launches. What the host does (the op's dispatch, a synchronisation) is not in it.
+Where a launch has many blocks, its largest ones are counted and a sample of the others, some of each size; the size is
+the number of basic blocks that its threads run, known for every block. A call of CUB's for the whole device is charged
+as tests/simt/include/cub says. An op's time is the sum over its launches. What the host does (the op's dispatch, a
+synchronisation) is not in it.
+
 Correct to some 40 %, and meant for comparing one way with another.
 """
 
@@ -104,18 +107,17 @@ def work_of(record: Record, footprint: float) -> Work:
             depth=count["device_cycles"],
             seconds=seconds + count["device_launches"] * LAUNCH_SECONDS,
         )
-    scale = count["blocks"] / count["counted"]
-    sectors = scale * (count["read_sectors"] + count["write_sectors"] + count["atomic_sectors"])
+    sectors = count["read_sectors"] + count["write_sectors"] + count["atomic_sectors"]
     return Work(
         launches=1,
         bytes=32 * sectors,
-        transactions=sectors + scale * count["shared_wavefronts"],
-        instructions=scale * count["instructions"],
-        atomics=scale * count["atomics"],
-        warp_operations=scale * count["warp_operations"],
-        pairs=scale * count["pairs"],
+        transactions=sectors + count["shared_wavefronts"],
+        instructions=count["instructions"],
+        atomics=count["atomics"],
+        warp_operations=count["warp_operations"],
+        pairs=count["pairs"],
         depth=count["deepest"],
-        seconds=LAUNCH_SECONDS + max(_parts(count, scale, 32 * sectors, footprint).values()),
+        seconds=LAUNCH_SECONDS + max(_parts(count, 32 * sectors, footprint).values()),
     )
 
 
@@ -124,9 +126,8 @@ def bound(record: Record, footprint: float) -> str:
     count = {name: float(value) for name, value in record.items() if name != "what"}
     if count["device_launches"]:
         return "CUB" if str(record["what"]).startswith("cub") else "bytes"
-    scale = count["blocks"] / count["counted"]
-    sectors = scale * (count["read_sectors"] + count["write_sectors"] + count["atomic_sectors"])
-    parts = _parts(count, scale, 32 * sectors, footprint)
+    sectors = count["read_sectors"] + count["write_sectors"] + count["atomic_sectors"]
+    parts = _parts(count, 32 * sectors, footprint)
     longest = max(parts, key=lambda name: parts[name])
     return longest if parts[longest] > LAUNCH_SECONDS else "launch"
 
@@ -135,7 +136,7 @@ def _bandwidth(footprint: float) -> float:
     return L2_BYTES_PER_SECOND if footprint < L2_BYTES else DRAM_BYTES_PER_SECOND
 
 
-def _parts(count: Mapping[str, float], scale: float, moved: float, footprint: float) -> dict[str, float]:
+def _parts(count: Mapping[str, float], moved: float, footprint: float) -> dict[str, float]:
     """Seconds, by part of the formula."""
     blocks = count["blocks"]
     filled = min(MULTIPROCESSORS, blocks)
@@ -145,14 +146,11 @@ def _parts(count: Mapping[str, float], scale: float, moved: float, footprint: fl
         max(1, WARPS_PER_MULTIPROCESSOR // warps),
         max(1, SHARED_BYTES_PER_MULTIPROCESSOR // (count["shared_bytes"] + 1024)),
     )
-    mean = count["depth"] / count["counted"]
+    mean = count["depth"] / blocks
     waves = max(1.0, blocks / (MULTIPROCESSORS * resident))
-    issue = max(
-        scale * count["instructions"] / (filled * SCHEDULERS), count["most_instructions"] / min(SCHEDULERS, warps)
-    )
-    wavefronts = scale * (count["global_wavefronts"] + count["shared_wavefronts"]) / filled
+    issue = max(count["instructions"] / (filled * SCHEDULERS), count["most_instructions"] / min(SCHEDULERS, warps))
+    wavefronts = (count["global_wavefronts"] + count["shared_wavefronts"]) / filled
     port = moved / (filled * L2_BYTES_PER_CYCLE_AND_MULTIPROCESSOR)
-    hottest = count["hottest"] * (scale if count["hottest"] > count["counted"] else 1)
     dram = min(moved, footprint) / DRAM_BYTES_PER_SECOND if footprint > L2_BYTES else 0.0
     return {
         "depth": ((waves - 1) * mean + count["deepest"]) / CLOCK,
@@ -160,7 +158,7 @@ def _parts(count: Mapping[str, float], scale: float, moved: float, footprint: fl
         "wavefronts": wavefronts / CLOCK,
         "bytes": max(moved / L2_BYTES_PER_SECOND, port / CLOCK),
         "DRAM": dram,
-        "atomics": hottest * ATOMIC_CYCLES / CLOCK,
+        "atomics": count["hottest"] * ATOMIC_CYCLES / CLOCK,
     }
 
 

@@ -92,7 +92,9 @@ def detection_rows() -> Iterator[Row]:
 
     yield Row("multibox_detection", "B=32 A=5444 C=2", multibox, _detection_floor, 150e-6)
     yield Row("detect", "B=32 A=5444 C=2", small, _detection_floor, 150e-6)
-    yield Row("detect", "B=32 A=8732 C=81", lambda: (*ssd300(32), 0.5, 0.01, 200, False), _detection_floor, 400e-6, 100e6)
+    yield Row(
+        "detect", "B=32 A=8732 C=81", lambda: (*ssd300(32), 0.5, 0.01, 200, False), _detection_floor, 400e-6, 100e6
+    )
 
 
 def ssd300(num_images: int) -> Args:

@@ -5,8 +5,11 @@
 #include <bit>
 #include <cstdio>
 #include <map>
+#include <numeric>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace simt {
@@ -36,7 +39,6 @@ struct WarpCounts {
   std::array<std::vector<Event>, kWarp> logs;
 };
 
-// Sums over the counted blocks of a launch.
 struct Totals {
   double instructions = 0, global_wavefronts = 0, shared_wavefronts = 0;
   double l1_sectors = 0, read_sectors = 0, write_sectors = 0, atomic_sectors = 0;
@@ -44,13 +46,30 @@ struct Totals {
   double depth = 0, deepest = 0, most_instructions = 0;
 };
 
+constexpr std::pair<const char*, double Totals::*> kSums[] = {
+    {"instructions", &Totals::instructions},
+    {"global_wavefronts", &Totals::global_wavefronts},
+    {"shared_wavefronts", &Totals::shared_wavefronts},
+    {"l1_sectors", &Totals::l1_sectors},
+    {"read_sectors", &Totals::read_sectors},
+    {"write_sectors", &Totals::write_sectors},
+    {"atomic_sectors", &Totals::atomic_sectors},
+    {"atomics", &Totals::atomics},
+    {"warp_operations", &Totals::warp_operations},
+    {"barriers", &Totals::barriers},
+    {"pairs", &Totals::pairs},
+    {"warp_pairs", &Totals::warp_pairs},
+    {"depth", &Totals::depth},
+};
+
+// Of a launch, or of a call of CUB's for the whole device. Totals of all blocks: those counted, by their weights.
 struct Record {
   std::string what;
   uint64_t blocks = 0, counted = 0;
   unsigned threads = 0;
   size_t shared_bytes = 0;
   Totals totals;
-  uint32_t hottest = 0;  // atomics on one address of global memory, of the counted blocks
+  double hottest = 0;  // atomics on one address of global memory
   DeviceCost device{};
 };
 
@@ -59,23 +78,27 @@ struct Twin {
   std::string name;
 };
 
-bool is_counting = false;
+// First a call runs to weigh its blocks, then once more to count some of them.
+enum class Phase { kOff, kWeigh, kCount } phase = Phase::kOff;
 uint64_t most_blocks = 0, most_events = 0;
 std::map<const void*, Twin> twins;
 std::vector<Record> records;
+std::vector<std::vector<uint32_t>> sizes;  // of each launch's blocks: the basic blocks that their threads run
 
 // The launch that is counted.
 Record record;
 const void* twin = nullptr;
-uint64_t position = 0, stride = 1, events = 0, events_left = 0;
-std::unordered_map<uint64_t, uint32_t> hot;
+size_t launch_index = 0;
+std::vector<double> weights;  // of the launch's blocks; 0: not counted
+std::unordered_map<uint64_t, double> hot;
 
 }  // namespace
 
 struct BlockCounts {
   std::vector<WarpCounts> warps;
   std::vector<uint64_t> cached = std::vector<uint64_t>(kCachedSectors, ~uint64_t{0});
-  double instructions = 0;
+  double weight = 0;
+  Totals totals;
 };
 
 namespace {
@@ -183,14 +206,16 @@ double count_global(BlockCounts& block, const Group& group) {
     const uint64_t line = sector * kSectorBytes / kLineBytes;
     if (lines.empty() || lines.back() != line) lines.push_back(line);
   }
-  Totals& totals = record.totals;
+  Totals& totals = block.totals;
   totals.global_wavefronts += std::max(static_cast<double>(lines.size()), bytes / kLineBytes);
   switch (group.kind) {
     case Access::kWrite:
     case Access::kFreshWrite: totals.write_sectors += count; return 0;
     case Access::kAtomic:
       totals.atomic_sectors += count;
-      for (int i = 0; i < group.lanes; ++i) record.hottest = std::max(record.hottest, ++hot[group.addresses[i]]);
+      for (int i = 0; i < group.lanes; ++i) {
+        record.hottest = std::max(record.hottest, hot[group.addresses[i]] += block.weight);
+      }
       return costs.atomic_latency;
     case Access::kFreshRead: totals.read_sectors += count; return costs.l2_latency;
     default: break;
@@ -211,21 +236,21 @@ double count_global(BlockCounts& block, const Group& group) {
 
 void count_group(const Block& block, WarpCounts& warp, Group& group) {
   BlockCounts& counts = *block.counts;
-  Totals& totals = record.totals;
+  Totals& totals = counts.totals;
   switch (group.kind) {
     case Access::kBasicBlock:
-      counts.instructions += costs.block_instructions;
+      totals.instructions += costs.block_instructions;
       warp.chain += costs.block_latency;
       return;
     case Access::kPair:
-      counts.instructions += costs.pair_instructions;
+      totals.instructions += costs.pair_instructions;
       warp.chain += costs.pair_latency;
       totals.pairs += group.lanes;
       ++totals.warp_pairs;
       return;
     default: break;
   }
-  counts.instructions += costs.access_instructions;
+  totals.instructions += costs.access_instructions;
   if (group.kind == Access::kAtomic) totals.atomics += group.lanes;
   double latency = 0;
   if (block.shares(reinterpret_cast<const void*>(group.addresses[0]))) {
@@ -279,19 +304,7 @@ std::string json(const Record& r) {
   add("counted", static_cast<double>(r.counted));
   add("threads", r.threads);
   add("shared_bytes", static_cast<double>(r.shared_bytes));
-  add("instructions", t.instructions);
-  add("global_wavefronts", t.global_wavefronts);
-  add("shared_wavefronts", t.shared_wavefronts);
-  add("l1_sectors", t.l1_sectors);
-  add("read_sectors", t.read_sectors);
-  add("write_sectors", t.write_sectors);
-  add("atomic_sectors", t.atomic_sectors);
-  add("atomics", t.atomics);
-  add("warp_operations", t.warp_operations);
-  add("barriers", t.barriers);
-  add("pairs", t.pairs);
-  add("warp_pairs", t.warp_pairs);
-  add("depth", t.depth);
+  for (const auto& [name, member] : kSums) add(name, t.*member);
   add("deepest", t.deepest);
   add("most_instructions", t.most_instructions);
   add("hottest", r.hottest);
@@ -301,56 +314,80 @@ std::string json(const Record& r) {
   return text + "}";
 }
 
+// Which blocks to count: the largest, and some of those whose sizes lie within a factor of two, for each such class.
+void choose(const std::vector<uint32_t>& size) {
+  constexpr uint64_t kLeast = 4;
+  const uint64_t total = std::accumulate(size.begin(), size.end(), uint64_t{0});
+  weights.assign(size.size(), 1);
+  // About two events a basic block.
+  const uint64_t affordable = std::max(kLeast, most_events * size.size() / std::max<uint64_t>(1, 2 * total));
+  const uint64_t wanted = std::min(most_blocks, affordable);
+  if (wanted >= size.size()) return;
+  std::vector<uint32_t> order(size.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](uint32_t a, uint32_t b) { return size[a] > size[b]; });
+  for (size_t begin = wanted / 4, end = begin; begin < order.size(); begin = end) {
+    uint64_t sum = 0;
+    while (end < order.size() && std::bit_width(size[order[end]]) == std::bit_width(size[order[begin]])) {
+      sum += size[order[end++]];
+      weights[order[end - 1]] = 0;
+    }
+    const uint64_t count = end - begin, chosen = std::min(count, kLeast + wanted * sum / std::max<uint64_t>(1, total));
+    for (uint64_t k = 0; k < chosen; ++k) {
+      weights[order[begin + (2 * k + 1) * count / (2 * chosen)]] = static_cast<double>(count) / chosen;
+    }
+  }
+}
+
 }  // namespace
 
-bool counting() { return is_counting; }
+bool counting() { return phase != Phase::kOff; }
 const void* counted_kernel() { return twin; }
 
 void begin_launch_counts(uint64_t num_blocks) {
-  if (!is_counting) return;
+  if (phase == Phase::kOff) return;
+  if (phase == Phase::kWeigh) {
+    sizes.emplace_back(num_blocks);
+    return;
+  }
   const auto found = twins.find(launched.kernel);
-  if (found == twins.end()) fail("no twin of the kernel is known, which could be counted");
+  if (found == twins.end()) throw std::runtime_error("simt: no twin of the kernel is known, which could be counted");
   twin = found->second.kernel;
   record = {};
   record.what = found->second.name;
   record.blocks = num_blocks;
   record.threads = launched.block.x * launched.block.y * launched.block.z;
   record.shared_bytes = launched.shared_bytes;
-  position = 0;
-  stride = std::max<uint64_t>(1, num_blocks / most_blocks);
-  events = 0;
-  events_left = most_events;
+  choose(sizes.at(launch_index++));
   hot.clear();
 }
 
 void end_launch_counts() {
-  if (is_counting) records.push_back(record);
+  if (phase == Phase::kCount) records.push_back(record);
 }
 
 void begin_counts(Block& block) {
   block.counts = nullptr;
-  if (!is_counting || position++ % stride != 0) return;
+  block.size = 0;
+  if (phase != Phase::kCount || weights.at(block.serial) == 0) return;
   block.counts = new BlockCounts;
+  block.counts->weight = weights[block.serial];
   block.counts->warps.resize((block.num_threads + kWarp - 1) / kWarp);
 }
 
 void end_counts(Block& block) {
+  if (phase == Phase::kWeigh) sizes.back().at(block.serial) = block.size;
   if (block.counts == nullptr) return;
   flush_all(block);
-  Totals& totals = record.totals;
-  double depth = 0;
-  for (const WarpCounts& warp : block.counts->warps) depth = std::max(depth, warp.chain);
-  totals.depth += depth;
-  totals.deepest = std::max(totals.deepest, depth);
-  totals.instructions += block.counts->instructions;
-  totals.most_instructions = std::max(totals.most_instructions, block.counts->instructions);
+  Totals& own = block.counts->totals;
+  for (const WarpCounts& warp : block.counts->warps) own.depth = std::max(own.depth, warp.chain);
+  Totals& all = record.totals;
+  all.deepest = std::max(all.deepest, own.depth);
+  all.most_instructions = std::max(all.most_instructions, own.instructions);
+  for (const auto& [name, member] : kSums) all.*member += block.counts->weight * (own.*member);
   ++record.counted;
   delete block.counts;
   block.counts = nullptr;
-  if (events > events_left) {  // it would take too long: fewer of the blocks that are left
-    stride *= 4;
-    events_left = events + most_events / 2;
-  }
 }
 
 void count_access(Fiber& fiber, const void* address, unsigned bytes, Access kind, const void* code) {
@@ -366,7 +403,6 @@ void count_access(Fiber& fiber, const void* address, unsigned bytes, Access kind
       return;
     }
   }
-  ++events;
   log.push_back({place, static_cast<uint32_t>(reinterpret_cast<uintptr_t>(code)), static_cast<uint16_t>(bytes), kind});
 }
 
@@ -374,8 +410,8 @@ void count_warp_operation(Block& block, int warp, unsigned mask) {
   flush(block, warp, mask);
   if (quiet != 0) return;
   block.counts->warps[warp].chain += costs.warp_latency;
-  block.counts->instructions += costs.warp_instructions;
-  ++record.totals.warp_operations;
+  block.counts->totals.instructions += costs.warp_instructions;
+  ++block.counts->totals.warp_operations;
 }
 
 void count_barrier(Block& block) {
@@ -383,28 +419,23 @@ void count_barrier(Block& block) {
   double longest = 0;
   for (const WarpCounts& warp : block.counts->warps) longest = std::max(longest, warp.chain);
   for (WarpCounts& warp : block.counts->warps) warp.chain = longest + (quiet != 0 ? 0 : costs.barrier_latency);
-  if (quiet == 0) ++record.totals.barriers;
+  if (quiet == 0) ++block.counts->totals.barriers;
 }
 
 void charge(const WarpCost& cost) {
   const Fiber& me = *current;
   if (me.block->counts == nullptr || me.rank % kWarp != 0) return;
   me.block->counts->warps[me.rank / kWarp].chain += cost.cycles;
-  me.block->counts->instructions += cost.instructions;
-  record.totals.shared_wavefronts += cost.shared_wavefronts;
+  me.block->counts->totals.instructions += cost.instructions;
+  me.block->counts->totals.shared_wavefronts += cost.shared_wavefronts;
 }
 
 void charge_device(const char* what, const DeviceCost& cost) {
-  if (!is_counting) return;
+  if (phase != Phase::kCount) return;
   Record r;
   r.what = what;
   r.device = cost;
   records.push_back(r);
-}
-
-void note_atomic(void* address, int bytes, const void* code) {
-  if (current->block == nullptr || current->block->counts == nullptr || quiet != 0) return;
-  count_access(*current, address, static_cast<unsigned>(bytes), Access::kAtomic, code);
 }
 
 }  // namespace simt
@@ -412,16 +443,22 @@ void note_atomic(void* address, int bytes, const void* code) {
 extern "C" {
 void simt_add_twin(const void* kernel, const void* twin, const char* name) { simt::twins[kernel] = {twin, name}; }
 
-// Counts from now on: about `blocks` blocks of a launch, fewer beyond `events` accesses. No costs: no more.
+// From now on weighs the blocks of launches; then, in the same calls with the same seed, counts about so many blocks of
+// a launch, fewer beyond so many events; then stops.
+void simt_weigh() {
+  simt::phase = simt::Phase::kWeigh;
+  simt::sizes.clear();
+}
 void simt_count(const double* costs, uint64_t blocks, uint64_t events) {
-  simt::is_counting = costs != nullptr;
-  simt::records.clear();
-  simt::most_blocks = blocks;
-  simt::most_events = events;
-  if (costs == nullptr) return;
   static_assert(sizeof(simt::Costs) == 12 * sizeof(double));
   std::copy_n(costs, 12, reinterpret_cast<double*>(&simt::costs));
+  simt::phase = simt::Phase::kCount;
+  simt::records.clear();
+  simt::launch_index = 0;
+  simt::most_blocks = blocks;
+  simt::most_events = events;
 }
+void simt_stop() { simt::phase = simt::Phase::kOff; }
 
 // What has been counted since, a JSON list of launches.
 const char* simt_counts() {

@@ -12,6 +12,7 @@
 #include <utility>
 
 #define __device__
+#define __host__
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
@@ -98,8 +99,8 @@ inline int __syncthreads_count(int predicate, simt::Place at = simt::Place::here
 inline int __syncthreads_or(int predicate, simt::Place at = simt::Place::here()) {
   return simt::block_count("__syncthreads_or", at, predicate) > 0;
 }
-// One execution among those that CUDA allows may have a fence do nothing: what others see is decided by who runs when.
-inline void __threadfence_block() {}
+inline void __threadfence_block() { simt::fence(false); }
+inline void __threadfence() { simt::fence(true); }
 
 // -- Warp operations
 
@@ -114,12 +115,15 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int flip, simt::Place at = simt::Place::here()) {
   return simt::shuffle("__shfl_xor_sync", at, mask, value, simt::thread_rank() ^ flip);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
-  const unsigned bit = predicate != 0 ? 1u << (simt::thread_rank() & (simt::kWarp - 1)) : 0u;
-  return simt::reduce("__ballot_sync", at, mask, bit, [](unsigned a, unsigned b) { return a | b; });
-}
 inline int __any_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
   return simt::reduce("__any_sync", at, mask, predicate != 0, [](bool a, bool b) { return a || b; });
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  return simt::warp_operation("__ballot_sync", at, mask, predicate != 0, [](const bool* const* values, int) {
+    unsigned lanes = 0;
+    for (int i = 0; i < simt::kWarp; ++i) lanes |= static_cast<unsigned>(values[i] != nullptr && *values[i]) << i;
+    return lanes;
+  });
 }
 template <class T>
 T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()) {
@@ -142,7 +146,7 @@ template <class T, class F>
 __attribute__((always_inline)) inline T atomic(T* address, const F& next) {
   maybe_yield();
   note_atomic(address, sizeof(T), code_address());
-  const Quiet quiet;
+  const Hidden hidden;
   const T before = *address;
   *address = next(before);
   return before;
@@ -175,8 +179,10 @@ T __ldcg(const T* address) {
   return *static_cast<const volatile T*>(address);
 }
 
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
+inline int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned>(x)) + 1; }
+inline int __ffsll(long long x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned long long>(x)) + 1; }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
