@@ -43,14 +43,15 @@ inline void check_cuda(cudaError_t error) {
   throw std::runtime_error(std::string("CUDA error in tinyssd_ops: ") + cudaGetErrorString(error));
 }
 
+inline std::mutex shared_memory_mutex;
+inline std::map<std::pair<const void*, int32_t>, size_t> allowed_shared_memory;
+
 // Lets a kernel ask for this much shared memory. The driver is told once a device, kernel and size.
 inline void allow_shared_memory(const void* kernel, int32_t device, size_t bytes) {
   constexpr size_t kAlwaysAllowed = 48 * 1024;
   if (bytes <= kAlwaysAllowed) return;
-  static std::mutex mutex;
-  static std::map<std::pair<const void*, int32_t>, size_t> allowed;
-  const std::lock_guard lock(mutex);
-  size_t& most = allowed[{kernel, device}];
+  const std::lock_guard lock(shared_memory_mutex);
+  size_t& most = allowed_shared_memory[{kernel, device}];
   if (bytes <= most) return;
   check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   most = bytes;
