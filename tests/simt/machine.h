@@ -1,5 +1,5 @@
-// The machine that stands in for a GPU: it runs a kernel's blocks one after another, in an order drawn from the seed,
-// and a block's threads as fibers. A fiber runs until it must wait (barrier, warp operation) or may be overtaken
+// The machine that stands in for a GPU: it runs a kernel's blocks in an order drawn from the seed, one or a few at a
+// time, and a block's threads as fibers. A fiber runs until it must wait (barrier, warp operation) or may be overtaken
 // (atomic); then the seed picks who goes on. So a race shows as a result that changes with the seed, and a wait that
 // nobody can end is an error that says who waits where.
 #pragma once
@@ -16,9 +16,10 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}  // NOLINT
 };
 
-// Written by the machine whenever another fiber goes on.
-extern uint3 threadIdx, blockIdx;
-extern dim3 blockDim, gridDim;
+// Written by the machine whenever another fiber goes on. In a section of their own: an access there is none to memory.
+#define SIMT_REGISTERS __attribute__((section("simt_registers")))
+extern SIMT_REGISTERS uint3 threadIdx, blockIdx;
+extern SIMT_REGISTERS dim3 blockDim, gridDim;
 
 namespace simt {
 
@@ -45,6 +46,28 @@ void maybe_yield();
 uint64_t random();
 int thread_rank();
 
+// While it is not 0, the accesses of this thread are those of a stand-in, which no GPU would make.
+extern SIMT_REGISTERS int quiet;
+struct Quiet {
+  Quiet() { ++quiet; }
+  ~Quiet() { --quiet; }
+  Quiet(const Quiet&) = delete;
+  Quiet& operator=(const Quiet&) = delete;
+};
+
+// An atomic operation of this thread, of its lane alone.
+void note_atomic(void* address, int bytes, const void* code);
+// What a stand-in's work would cost a warp, or in a call of many launches the device; see counts.h.
+struct WarpCost {
+  double instructions, shared_wavefronts, cycles;
+};
+void charge(const WarpCost& cost);
+struct DeviceCost {
+  int launches;
+  double bytes, cycles;  // moved; and beyond the time for that
+};
+void charge_device(const char* what, const DeviceCost& cost);
+
 // What nobody may rely on, such as a register that no instruction wrote.
 template <class T>
 T garbage() {
@@ -54,8 +77,10 @@ T garbage() {
   return value;
 }
 
-// Runs body(context) as each thread of each block.
-void launch(dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, void (*body)(void*), void* context);
+// Runs body(context, kernel) as each thread of each block. Where the block is counted, the kernel is its twin of the
+// library whose accesses are seen.
+void launch(
+    dim3 grid, dim3 block, size_t shared_bytes, const void* kernel, void (*body)(void*, const void*), void* context);
 
 }  // namespace simt
 

@@ -130,9 +130,14 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value, simt::Place at =
 
 namespace simt {
 
+// Where in the kernel's code this is: tells one atomic operation from the next.
+__attribute__((noinline)) inline const void* code_address() { return __builtin_return_address(0); }
+
 template <class T, class F>
-T atomic(T* address, const F& next) {
+__attribute__((always_inline)) inline T atomic(T* address, const F& next) {
   maybe_yield();
+  note_atomic(address, sizeof(T), code_address());
+  const Quiet quiet;
   const T before = *address;
   *address = next(before);
   return before;
@@ -142,7 +147,7 @@ T atomic(T* address, const F& next) {
 
 #define SIMT_ATOMIC(name, expression, ...)                                                 \
   template <class T>                                                                       \
-  T name(T* address, std::type_identity_t<T> value) {                                      \
+  __forceinline__ T name(T* address, std::type_identity_t<T> value) {                      \
     static_assert(simt::is_one_of<T, __VA_ARGS__>, #name ": CUDA has none for this type"); \
     return simt::atomic(address, [value](T old) -> T { return expression; });              \
   }
@@ -162,7 +167,7 @@ T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T
 template <class T>
 T __ldcg(const T* address) {
   simt::maybe_yield();
-  return *address;
+  return *static_cast<const volatile T*>(address);
 }
 
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
@@ -206,10 +211,12 @@ cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute, int value) {
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  simt::charge_device("cudaMemsetAsync", {1, static_cast<double>(bytes), 0});
   memset(to, value, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  simt::charge_device("cudaMemcpyAsync", {1, static_cast<double>(bytes), 0});
   memcpy(to, from, bytes);
   return cudaSuccess;
 }
@@ -221,10 +228,10 @@ cudaError_t cudaLaunchKernelEx(
   if (const cudaError_t error = simt::check_launch(*config, address)) return error;
   // Parameters are passed by value, so each thread has its own.
   const auto run = [&](Parameters... parameters) {
-    auto body = [&] { kernel(parameters...); };
+    auto body = [&](const void* which) { reinterpret_cast<void (*)(Parameters...)>(which)(parameters...); };
     simt::launch(
         config->gridDim, config->blockDim, config->dynamicSmemBytes, address,
-        [](void* context) { (*static_cast<decltype(body)*>(context))(); }, &body);
+        [](void* context, const void* which) { (*static_cast<decltype(body)*>(context))(which); }, &body);
   };
   run(std::forward<Arguments>(arguments)...);
   return cudaSuccess;
