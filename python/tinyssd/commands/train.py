@@ -83,14 +83,15 @@ def _class_names(given: str | None) -> tuple[str, ...] | None:
 def _run(options: argparse.Namespace) -> int:
     from tinyssd.training.train import train
 
+    sources = None
     if options.resume is not None:
         run, config = options.resume, _resumed_config(options)
     else:
-        config = _new_config(options)
+        config, sources = _new_config(options)
         run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         refuse_used_folder(run)
     print(describe(config, run), flush=True)
-    progress = train(config, run, resume=options.resume is not None)
+    progress = train(config, run, resume=options.resume is not None, sources=sources)
     if progress.epoch < config.train.epochs:
         print(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
@@ -158,10 +159,24 @@ def _resumed_config(options: argparse.Namespace) -> RunConfig:
     from dataclasses import replace
 
     from tinyssd.run.checkpoint import checkpoint_path, load_checkpoint, made_by_this_version
-    from tinyssd.data.source import Source
     from tinyssd.run.config import RunConfig
 
-    fixed = ("data", "train", "val", "format", "classes", "strict", "run", "config", "epochs", "batch_size", "lr", "image_size", "loss", "seed")
+    fixed = (
+        "data",
+        "train",
+        "val",
+        "format",
+        "classes",
+        "strict",
+        "run",
+        "config",
+        "epochs",
+        "batch_size",
+        "lr",
+        "image_size",
+        "loss",
+        "seed",
+    )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given:
         raise ConfigError(f"--resume continues a run with its own settings; leave out {', '.join(given)}")

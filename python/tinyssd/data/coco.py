@@ -16,9 +16,10 @@ from typing import Any
 
 from tinyssd.data.draft import Box, Draft, Entry, Problems, Row
 from tinyssd.data.splits import split_of
-from tinyssd.data.text import printable, read_text
+from tinyssd.data.text import read_text
 from tinyssd.data.tree import Tree
 from tinyssd.errors import DataError
+from tinyssd.text import printable
 
 _MOST_BYTES = 1 << 30
 _MOST_PIXELS = 1e9

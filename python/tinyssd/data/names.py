@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tinyssd.data.draft import Draft, Problems, Row
-from tinyssd.data.text import printable, read_text
+from tinyssd.data.text import read_text
 from tinyssd.data.tree import Tree
 from tinyssd.errors import DataError
+from tinyssd.text import printable
 
 # Where tools keep the names of classes, one a line.
 NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "classes.names", "labels.txt")

@@ -55,11 +55,6 @@ def read_start(path: Path) -> str:
     return "" if encoding is None else data.decode(encoding, errors="replace")
 
 
-def printable(name: str) -> str:
-    """A name without what a terminal would obey: control characters and lone surrogates become U+FFFD."""
-    return "".join(char if char.isprintable() else "\ufffd" for char in " ".join(name.split()))
-
-
 def _encoding(data: bytes) -> str | None:
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     return marked or (None if b"\0" in data[:4096] else "utf-8")

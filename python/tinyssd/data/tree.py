@@ -11,8 +11,8 @@ from pathlib import Path
 from tinyssd.data.draft import Problems
 from tinyssd.data.images import PICTURE_SUFFIXES
 from tinyssd.data.splits import split_of
-from tinyssd.data.text import printable
 from tinyssd.errors import DataError
+from tinyssd.text import printable
 
 _MOST_FILES = 2_000_000
 _MOST_SUGGESTIONS = 3

@@ -20,9 +20,10 @@ from defusedxml.ElementTree import DefusedXMLParser
 from tinyssd.data.draft import Box, Draft, Problems, Row
 from tinyssd.data.progress import watched
 from tinyssd.data.splits import split_of
-from tinyssd.data.text import printable, read_start, read_text
+from tinyssd.data.text import read_start, read_text
 from tinyssd.data.tree import Tree
 from tinyssd.errors import DataError
+from tinyssd.text import printable
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _MOST_BYTES = 1 << 24

@@ -18,9 +18,10 @@ from tinyssd.data.draft import Box, Draft, Entry, Problems, Row
 from tinyssd.data.names import NAME_FILES
 from tinyssd.data.progress import watched
 from tinyssd.data.splits import split_of
-from tinyssd.data.text import printable, read_text
+from tinyssd.data.text import read_text
 from tinyssd.data.tree import Tree
 from tinyssd.errors import DataError
+from tinyssd.text import printable
 
 _MOST_BYTES = 1 << 24
 _MOST_DEPTH = 20
