@@ -1,0 +1,163 @@
+"""Checks of boxes: each takes a snapshot and yields what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tinyssd.check.snapshot import Snapshot
+from tinyssd.check.turn import stored_size
+from tinyssd.data.labels import Object, Picture, Problem, Severity
+
+# Half a pixel beyond the edge is a matter of rounding.
+TOLERANCE = 0.5
+# Two boxes of one class that overlap by this much are one object labelled twice.
+DOUBLED_IOU = 0.9
+
+Corners = tuple[float, float, float, float]
+
+
+def boxes_outside(snapshot: Snapshot) -> Iterator[Problem]:
+    """Boxes that reach beyond their picture; a training clips them, and drops those with nothing inside."""
+    for _, picture, item in snapshot.objects():
+        if has_area(item.box) and not _fits(item.box, picture.size) and not before_turn(picture):
+            width, height = picture.size
+            x1, y1, x2, y2 = clipped(item.box, picture.size)
+            gone = x2 <= x1 or y2 <= y1
+            where = "wholly outside" if gone else "partly outside"
+            hint = _shares_hint(item.box, picture) if gone else ""
+            yield _finding(
+                "box outside its picture",
+                "error" if gone else "warning",
+                f"the box {show(item.box)} lies {where} its {width}x{height} picture {picture.path.name}{hint}",
+                item,
+            )
+
+
+def boxes_without_area(snapshot: Snapshot) -> Iterator[Problem]:
+    """Boxes that hold no pixel, or whose corners stand in the wrong order."""
+    for _, picture, item in snapshot.objects():
+        if has_area(item.box):
+            continue
+        x1, y1, x2, y2 = item.box
+        swapped = x2 != x1 and y2 != y1
+        what = "has its corners in the wrong order (or is x, y, width, height)" if swapped else "has no area"
+        yield _finding("box without area", "error", f"the box {show(item.box)} in {picture.path.name} {what}", item)
+
+
+def doubled_boxes(snapshot: Snapshot) -> Iterator[Problem]:
+    """Objects that are labelled twice, with one class or with two."""
+    for _, picture in snapshot.pictures():
+        for item, earlier in doubles(picture):
+            if item.class_id == earlier.class_id:
+                what = f"stands there twice: {_name(snapshot, item)}"
+            else:
+                what = f"has two classes: {_name(snapshot, earlier)} and {_name(snapshot, item)}"
+            first = "" if earlier.line is None else f", first in line {earlier.line}"
+            message = f"the box {show(item.box)} in {picture.path.name} {what}{first}"
+            yield _finding("doubled box", "warning", message, item)
+
+
+def boxes_before_turn(snapshot: Snapshot) -> Iterator[Problem]:
+    """Pictures that their EXIF data turn and whose boxes fit the stored picture only."""
+    for _, picture in snapshot.pictures():
+        if before_turn(picture):
+            (stored_width, stored_height), (width, height) = stored_size(picture.size, picture.turned), picture.size
+            yield Problem(
+                "boxes before the EXIF turn",
+                "error",
+                f"{picture.path.name} is {stored_width}x{stored_height} as stored and {width}x{height} after its EXIF "
+                f"turn {picture.turned}; its boxes fit only as stored: they were drawn on the picture before the turn",
+                picture.file or picture.path,
+                picture.line,
+            )
+
+
+def turned_pictures(snapshot: Snapshot) -> Iterator[Problem]:
+    """Pictures that their EXIF data turn and whose boxes do not tell the two ways apart."""
+    turned = [p for _, p in snapshot.pictures() if p.turned != 1 and p.objects and not before_turn(p)]
+    if turned:
+        yield Problem(
+            "EXIF turn",
+            "note",
+            "pictures with an EXIF turn, beginning with this one; their boxes are taken to be those of the upright "
+            "picture; look whether the examples agree",
+            turned[0].path,
+            count=len(turned),
+        )
+
+
+def before_turn(picture: Picture) -> bool:
+    """Whether the boxes of a picture fit it as it is stored, and not as it stands upright."""
+    stored = stored_size(picture.size, picture.turned)
+    boxes = [item.box for item in picture.objects if has_area(item.box)]
+    if stored == picture.size or not boxes:
+        return False
+    return not all(_fits(box, picture.size) for box in boxes) and all(_fits(box, stored) for box in boxes)
+
+
+def doubles(picture: Picture) -> Iterator[tuple[Object, Object]]:
+    """Each object that repeats an earlier one of its picture, with that one.
+
+    Any class counts where the boxes are equal, the same class only where they are nearly so.
+    """
+    kept: list[Object] = []
+    for item in picture.objects:
+        earlier = next((other for other in kept if has_area(item.box) and _repeats(item, other)), None)
+        if earlier is None:
+            kept.append(item)
+        else:
+            yield item, earlier
+
+
+def has_area(box: Corners) -> bool:
+    """Whether a box holds anything."""
+    return box[0] < box[2] and box[1] < box[3]
+
+
+def clipped(box: Corners, size: tuple[int, int]) -> Corners:
+    """The part of a box inside a picture of ``size`` (width, height); without area if there is none."""
+    width, height = size
+    x1, y1, x2, y2 = box
+    return (min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height))
+
+
+def overlap(a: Corners, b: Corners) -> float:
+    """Intersection over union; 0 where neither has an area."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    both = width * height
+    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+
+
+def show(box: Corners) -> str:
+    """A box as messages write it."""
+    return "(" + ", ".join(f"{round(value, 2):g}" for value in box) + ")"
+
+
+def _repeats(item: Object, other: Object) -> bool:
+    if item.box == other.box:
+        return True
+    return item.class_id == other.class_id and overlap(item.box, other.box) >= DOUBLED_IOU
+
+
+def _fits(box: Corners, size: tuple[int, int]) -> bool:
+    low, (width, height) = -TOLERANCE, size
+    return min(box[:2]) >= low and box[2] <= width + TOLERANCE and box[3] <= height + TOLERANCE
+
+
+def _shares_hint(box: Corners, picture: Picture) -> str:
+    """A box that lies outside since its numbers were multiplied by the picture's size twice."""
+    width, height = picture.size
+    if max(box[0] / width, box[2] / width) > width / 4 or max(box[1] / height, box[3] / height) > height / 4:
+        return "; are its numbers pixels where shares of the picture are expected?"
+    return ""
+
+
+def _name(snapshot: Snapshot, item: Object) -> str:
+    return snapshot.data.class_names[item.class_id] if snapshot.names_class(item) else f"class {item.class_id}"
+
+
+def _finding(kind: str, severity: Severity, message: str, item: Object) -> Problem:
+    return Problem(kind, severity, message, item.file, item.line)
