@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tinyssd.check.snapshot import Snapshot
-from tinyssd.check.turn import stored_size
 from tinyssd.data.labels import Object, Picture, Problem, Severity
+from tinyssd.data.turns import frame_of
 
 # Half a pixel beyond the edge is a matter of rounding.
 TOLERANCE = 0.5
@@ -19,7 +19,7 @@ Corners = tuple[float, float, float, float]
 def boxes_outside(snapshot: Snapshot) -> Iterator[Problem]:
     """Boxes that reach beyond their picture; a training clips them, and drops those with nothing inside."""
     for _, picture, item in snapshot.objects():
-        if has_area(item.box) and not _fits(item.box, picture.size) and not before_turn(picture):
+        if has_area(item.box) and not _fits(item.box, picture.size) and not _before_turn(picture):
             width, height = picture.size
             x1, y1, x2, y2 = clipped(item.box, picture.size)
             gone = x2 <= x1 or y2 <= y1
@@ -60,39 +60,29 @@ def doubled_boxes(snapshot: Snapshot) -> Iterator[Problem]:
 def boxes_before_turn(snapshot: Snapshot) -> Iterator[Problem]:
     """Pictures that their EXIF data turn and whose boxes fit the stored picture only."""
     for _, picture in snapshot.pictures():
-        if before_turn(picture):
-            (stored_width, stored_height), (width, height) = stored_size(picture.size, picture.turned), picture.size
-            yield Problem(
-                "boxes before the EXIF turn",
-                "error",
-                f"{picture.path.name} is {stored_width}x{stored_height} as stored and {width}x{height} after its EXIF "
-                f"turn {picture.turned}; its boxes fit only as stored: they were drawn on the picture before the turn",
-                picture.file or picture.path,
-                picture.line,
+        if _before_turn(picture):
+            width, height = picture.size
+            message = (
+                f"{picture.path.name} is {height}x{width} as stored and {width}x{height} after its EXIF turn "
+                f"{picture.turned}; its boxes fit only as stored: they were drawn on the picture before the turn"
             )
+            yield Problem("boxes before the EXIF turn", "error", message, picture.file or picture.path, picture.line)
 
 
 def turned_pictures(snapshot: Snapshot) -> Iterator[Problem]:
     """Pictures that their EXIF data turn and whose boxes do not tell the two ways apart."""
-    turned = [p for _, p in snapshot.pictures() if p.turned != 1 and p.objects and not before_turn(p)]
-    if turned:
-        yield Problem(
-            "EXIF turn",
-            "note",
-            "pictures with an EXIF turn, beginning with this one; their boxes are taken to be those of the upright "
-            "picture; look whether the examples agree",
-            turned[0].path,
-            count=len(turned),
+    turned = [picture for _, picture in snapshot.pictures() if picture.turned != 1 and picture.objects]
+    unclear = [picture for picture in turned if not _before_turn(picture)]
+    if unclear:
+        message = (
+            f"{len(unclear)} pictures have an EXIF turn, as this one; their boxes are taken to be those of the upright "
+            "picture, unless others say the opposite: see whether the examples agree"
         )
+        yield Problem("EXIF turn", "note", message, unclear[0].path)
 
 
-def before_turn(picture: Picture) -> bool:
-    """Whether the boxes of a picture fit it as it is stored, and not as it stands upright."""
-    stored = stored_size(picture.size, picture.turned)
-    boxes = [item.box for item in picture.objects if has_area(item.box)]
-    if stored == picture.size or not boxes:
-        return False
-    return not all(_fits(box, picture.size) for box in boxes) and all(_fits(box, stored) for box in boxes)
+def _before_turn(picture: Picture) -> bool:
+    return bool(picture.objects) and frame_of(picture) == "stored"
 
 
 def doubles(picture: Picture) -> Iterator[tuple[Object, Object]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from tinyssd.check.boxes import before_turn, clipped, doubles, has_area
+from tinyssd.check.boxes import doubles
 from tinyssd.check.classes import alike, class_counts
 from tinyssd.check.pictures import find_twins
 from tinyssd.check.snapshot import Snapshot
-from tinyssd.check.turn import turn_box
-from tinyssd.data.labels import DataSet, Object, Picture
+from tinyssd.data.clean import clean
+from tinyssd.data.labels import DataSet, Picture
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Mended:
 
     Attributes:
         data: The data set.
-        changes: How often each change was made.
+        changes: How often each kind of change was made.
     """
 
     data: DataSet
@@ -30,79 +30,73 @@ class Mended:
 def mend(snapshot: Snapshot) -> Mended:
     """Puts right what has one right way, and leaves out what cannot be used.
 
-    Boxes are turned upright, their corners put in order, and clipped; those without area or class and those that
-    repeat another are left out. Names that differ in the way they are written become the one used most; classes without
-    objects go. Pictures that cannot be decoded are left out, as are those that are the same as one of a later split:
-    training pictures give way to validation ones, and those to test ones.
+    Boxes become what :func:`tinyssd.data.clean.clean` makes of them, and of two that are one object one is kept. Names
+    that differ in the way they are written become the one used most; classes without objects go. Pictures that cannot
+    be decoded are left out, as are those that are the same as one of a later split: training pictures give way to
+    validation ones, and those to test ones.
     """
     changes: Counter[str] = Counter()
-    leaking = {twins.first.path for twins in find_twins(snapshot) if twins.same}
-    names, new_ids = _merged_names(snapshot, changes)
-    splits = {}
-    for split, pictures in snapshot.data.splits.items():
-        kept = []
-        for picture in pictures:
-            if snapshot.pixels[picture.path].error:
-                changes["unreadable picture left out"] += 1
-            elif picture.path in leaking:
-                changes["picture that is in a later split too left out"] += 1
-            else:
-                kept.append(replace(picture, objects=_mended_objects(picture, new_ids, changes)))
-        splits[split] = tuple(kept)
-    used = sorted({item.class_id for pictures in splits.values() for picture in pictures for item in picture.objects})
-    changes["class without objects left out"] += len(names) - len(used)
-    final = {class_id: i for i, class_id in enumerate(used)}
-    data = replace(
-        snapshot.data,
-        class_names=tuple(names[i] for i in used),
-        splits={split: tuple(_renumbered(picture, final) for picture in found) for split, found in splits.items()},
-        notes=(),
-        problems=(),
-    )
-    return Mended(data, +changes)
+    data = _with_usable_pictures(snapshot, changes)
+    cleaned = clean(replace(data, notes=(), problems=()))
+    for problem in cleaned.problems:
+        changes[problem.kind] += problem.count
+    # Before names are merged, two boxes of one object may have two classes.
+    merged = _with_merged_names(cleaned, snapshot, changes)
+    single = _map_pictures(merged, lambda picture: _without_doubles(picture, changes))
+    used = _without_empty_classes(single, changes)
+    return Mended(replace(used, problems=()), +changes)
 
 
-def _merged_names(snapshot: Snapshot, changes: Counter[str]) -> tuple[list[str], dict[int, int]]:
-    """The names that stay, and for each class the place of its name among them."""
-    names, counts = snapshot.data.class_names, class_counts(snapshot)
-    kept, new_ids = [], {}
-    for group in alike(names):
-        kept.append(names[max(group, key=lambda i: counts[i])])
-        new_ids |= {i: len(kept) - 1 for i in group}
-        changes["class name written in another way merged"] += len(group) - 1
-    return kept, new_ids
+def _with_usable_pictures(snapshot: Snapshot, changes: Counter[str]) -> DataSet:
+    data = snapshot.data
+    total = sum(map(len, data.splits.values()))
+    data = _only(data, lambda picture: not snapshot.pixels[picture.path].error)
+    readable = sum(map(len, data.splits.values()))
+    # A picture may have several like it, of which one is found at a time.
+    while leaking := {twins.first.path for twins in find_twins(replace(snapshot, data=data)) if twins.same}:
+        data = _only(data, lambda picture, leaking=leaking: picture.path not in leaking)
+    changes["unreadable picture"] += total - readable
+    changes["picture of a later split"] += readable - sum(map(len, data.splits.values()))
+    return data
 
 
-def _mended_objects(picture: Picture, new_ids: dict[int, int], changes: Counter[str]) -> tuple[Object, ...]:
-    if before_turn(picture):
-        changes["picture whose boxes were turned upright"] += 1
-        turned = tuple(replace(item, box=turn_box(item.box, picture.size, picture.turned)) for item in picture.objects)
-        picture = replace(picture, objects=turned)
-    kept = []
-    for item in picture.objects:
-        if item.class_id not in new_ids:
-            changes["box of a class without name left out"] += 1
-            continue
-        x1, y1, x2, y2 = item.box
-        box = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-        changes["box whose corners were put in order"] += box != item.box
-        inside = clipped(box, picture.size)
-        if not has_area(inside):
-            changes["box without area inside its picture left out"] += 1
-            continue
-        changes["box clipped to its picture"] += inside != box
-        kept.append(replace(item, box=inside, class_id=new_ids[item.class_id]))
-    return _without_doubles(replace(picture, objects=tuple(kept)), changes)
+def _without_doubles(picture: Picture, changes: Counter[str]) -> Picture:
+    """Without objects that repeat one of their class; which of two classes is the right one, nobody can tell."""
+    repeated = {id(item) for item, earlier in doubles(picture) if item.class_id == earlier.class_id}
+    changes["doubled"] += len(repeated)
+    return replace(picture, objects=tuple(item for item in picture.objects if id(item) not in repeated))
 
 
-def _without_doubles(picture: Picture, changes: Counter[str]) -> tuple[Object, ...]:
-    """The objects without those of one class that repeat another; which of two classes is right, nobody can tell."""
-    repeated = [item for item, earlier in doubles(picture) if item.class_id == earlier.class_id]
-    changes["doubled box left out"] += len(repeated)
-    gone = {id(item) for item in repeated}
-    return tuple(item for item in picture.objects if id(item) not in gone)
+def _with_merged_names(data: DataSet, snapshot: Snapshot, changes: Counter[str]) -> DataSet:
+    counts = class_counts(snapshot)
+    places, kept = {}, []
+    for group in alike(data.class_names):
+        places |= dict.fromkeys(group, len(kept))
+        kept.append(data.class_names[max(group, key=lambda i: counts[i])])
+        changes["names alike"] += len(group) - 1
+    return _renumbered(replace(data, class_names=tuple(kept)), places)
 
 
-def _renumbered(picture: Picture, ids: dict[int, int]) -> Picture:
-    objects: Sequence[Object] = picture.objects
-    return replace(picture, objects=tuple(replace(item, class_id=ids[item.class_id]) for item in objects))
+def _without_empty_classes(data: DataSet, changes: Counter[str]) -> DataSet:
+    objects = (item for pictures in data.splits.values() for picture in pictures for item in picture.objects)
+    used = sorted({item.class_id for item in objects})
+    changes["class without objects"] += len(data.class_names) - len(used)
+    names = tuple(data.class_names[i] for i in used)
+    return _renumbered(replace(data, class_names=names), {class_id: place for place, class_id in enumerate(used)})
+
+
+def _renumbered(data: DataSet, places: Mapping[int, int]) -> DataSet:
+    return _map_pictures(data, lambda picture: _with_classes(picture, places))
+
+
+def _with_classes(picture: Picture, places: Mapping[int, int]) -> Picture:
+    objects = tuple(replace(item, class_id=places[item.class_id]) for item in picture.objects)
+    return replace(picture, objects=objects)
+
+
+def _map_pictures(data: DataSet, change: Callable[[Picture], Picture]) -> DataSet:
+    return replace(data, splits={split: tuple(map(change, found)) for split, found in data.splits.items()})
+
+
+def _only(data: DataSet, keep: Callable[[Picture], bool]) -> DataSet:
+    return replace(data, splits={split: tuple(filter(keep, found)) for split, found in data.splits.items()})

@@ -15,6 +15,9 @@ from tinyssd.model.network import TinySSDConfig
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
+# What a reader says too, of fewer cases.
+_ALSO_CHECKED = ("names alike",)
+
 CHECKS = (
     pictures.unreadable_pictures,
     pictures.missing_splits,
@@ -107,7 +110,8 @@ def examine(snapshot: Snapshot, network: TinySSDConfig) -> Report:
         network: Whose anchors the boxes are compared with.
     """
     fit = fit_anchors(snapshot, network)
-    findings = [*snapshot.data.problems, *(finding for check in CHECKS for finding in check(snapshot))]
+    read = [problem for problem in snapshot.data.problems if problem.kind not in _ALSO_CHECKED]
+    findings = [*read, *(finding for check in CHECKS for finding in check(snapshot))]
     findings += anchors_and_sizes(snapshot, fit)
     return Report(snapshot, _grouped(findings), fit, _split_rows(snapshot), _class_rows(snapshot, fit))
 

@@ -94,7 +94,8 @@ def _fix(snapshot: Snapshot, out: Path) -> Counter[str]:
 
 
 def _changes(changes: Counter[str]) -> str:
-    return ", ".join(f"{count} x {change}" for change, count in changes.items()) or "nothing had to be changed"
+    put_right = ", ".join(f"{kind} ({count})" for kind, count in changes.items())
+    return f"put right: {put_right}" if changes else "nothing had to be put right"
 
 
 def _say(text: str) -> None:
