@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from app_check import picture, pixels, snapshot, thing
-from PIL import Image
+from PIL import Image, ImageOps
 from tinyssd.check.mend import mend
 from tinyssd.check.snapshot import Pixels, take_snapshot
 from tinyssd.check.write import refuse_folder, write_coco
@@ -127,8 +127,6 @@ def test_boxes_before_the_turn_are_turned_with_the_pixels(tmp_path):
         (item,) = mended.data.splits["train"][0].objects
         write_coco(mended.data, root / "out")
         with Image.open(root / "out" / "train" / "a.png") as copy:
-            from PIL import ImageOps
-
             upright = np.asarray(ImageOps.exif_transpose(copy))[..., 0]
         x1, y1, x2, y2 = map(int, item.box)
         assert upright[y1:y2, x1:x2].min() == 255

@@ -34,7 +34,7 @@ def names_alike(snapshot: Snapshot) -> Iterator[Problem]:
     counts = class_counts(snapshot)
     for group in alike(names):
         if len(group) > 1:
-            listed = " and ".join(f"{names[i]!r} ({counts[i]} objects)" for i in group)
+            listed = " and ".join(f"{names[i]!r} ({_objects(counts[i])})" for i in group)
             message = f"the classes {listed} differ only in the way they are written"
             yield Problem("class names alike", "warning", message)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tinyssd.check.examples import MOST_NAMES, class_label
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.images import read_picture
-from tinyssd.data.labels import Picture
+from tinyssd.data.labels import Object, Picture
 from tinyssd.drawing.boxes import class_color
 from tinyssd.text import printable
 
@@ -21,43 +21,39 @@ _SIDE = 400
 def drawn_picture(snapshot: Snapshot, picture: Picture, caption: str) -> str:
     """A ``<figure>`` with the picture, made small, its boxes as vectors, and a caption."""
     image = read_picture(picture.path)
+    # Letters and lines are as large on a small picture as on a large one.
+    scale = _SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    width, height = image.size
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-    scale = (width / picture.size[0], height / picture.size[1])
-    names = len(picture.objects) <= MOST_NAMES  # Others show under the pointer.
-    shapes = "".join(
-        _box(item.box, scale, class_color(item.class_id), class_label(snapshot, item.class_id), item.ignored, names)
-        for item in picture.objects
-    )
+    named = len(picture.objects) <= MOST_NAMES  # Others show under the pointer.
+    shapes = "".join(_shape(snapshot, item, scale, width, named) for item in picture.objects)
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img"><image href="{source}" width="{width}" '
         f'height="{height}"/>{shapes}</svg><figcaption>{_text(caption)}</figcaption></figure>'
     )
 
 
-def _box(
-    box: tuple[float, float, float, float],
-    scale: tuple[float, float],
-    color: tuple[int, int, int],
-    name: str,
-    ignored: bool,
-    named: bool,
-) -> str:
-    x1, x2 = sorted((box[0] * scale[0], box[2] * scale[0]))
-    y1, y2 = sorted((box[1] * scale[1], box[3] * scale[1]))
+def _shape(snapshot: Snapshot, item: Object, scale: float, width: int, named: bool) -> str:
+    """A box with its name: above it, and from the edge of it that leaves more room."""
+    x1, x2 = sorted((item.box[0] * scale, item.box[2] * scale))
+    y1, y2 = sorted((item.box[1] * scale, item.box[3] * scale))
+    color, name = f"#{bytes(class_color(item.class_id)).hex()}", _text(class_label(snapshot, item.class_id))
     place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
-    dashes = ' stroke-dasharray="5 4"' if ignored else ""
-    line = f'stroke="#{bytes(color).hex()}" stroke-width="2"{dashes}'
-    shape = f'<rect {place} fill="#fff" fill-opacity="0" {line}><title>{_text(name)}</title></rect>'
-    if named:
-        shape += (
-            f'<text x="{max(x1, 0) + 1:.1f}" y="{max(y1 - 5, 16):.1f}" font-size="19" fill="#{bytes(color).hex()}" '
-            f'stroke="#000" stroke-width="4" paint-order="stroke">{_text(name)}</text>'
-        )
-    return shape
+    dashes = ' stroke-dasharray="5 4"' if item.ignored else ""
+    shape = (
+        f'<rect {place} fill="#fff" fill-opacity="0" stroke="{color}" stroke-width="2"{dashes}>'
+        f"<title>{name}</title></rect>"
+    )
+    if not named:
+        return shape
+    x, anchor = (x1 + 1, "start") if x1 + x2 < width else (min(x2, width) - 1, "end")
+    return shape + (
+        f'<text x="{x:.1f}" y="{max(y1 - 5, 16):.1f}" text-anchor="{anchor}" font-size="19" fill="{color}" '
+        f'stroke="#000" stroke-width="4" paint-order="stroke">{name}</text>'
+    )
 
 
 def _text(text: str) -> str:

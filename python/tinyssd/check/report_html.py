@@ -44,7 +44,7 @@ pre, code { white-space: pre-wrap; overflow-wrap: anywhere }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; max-width: 44rem; margin: .6rem 0 }
 figure { margin: 0 } figcaption { font-size: .82em; opacity: .75; overflow-wrap: anywhere }
-svg { width: 100%; height: auto; display: block; background: #000 }
+svg { width: 100%; height: auto; max-height: 22rem; display: block; background: #000 }
 """
 
 
@@ -162,11 +162,7 @@ def _anchors(fit: AnchorFit | None) -> Iterator[str]:
         f"<p>The network starts from anchors. One of its {width}x{height} input meets (IoU at least 0.5) "
         f"<b>{fit.now.met:.0%}</b> of the {fit.objects} objects to train on.</p>"
     )
-    rows = [
-        (band_name(b), str(b.objects), _bar(b.met / b.objects, f"{b.met / b.objects:.0%}"))
-        for b in fit.bands
-        if b.objects
-    ]
+    rows = [(band_name(b), str(b.objects), _labelled_bar(b.met / b.objects)) for b in fit.bands if b.objects]
     yield _table(("size, of the picture's side", "objects", "an anchor meets"), rows)
     if len(fit.proposals) > 1:
         yield _table(("anchors", "meet"), [(_text(p.title), _labelled_bar(p.met)) for p in fit.proposals])

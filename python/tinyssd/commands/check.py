@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinyssd.commands.common import Commands
+from tinyssd.commands.data_options import add_data_options, choice
 from tinyssd.errors import ConfigError
 from tinyssd.text import printable
 
@@ -29,7 +30,8 @@ def add(commands: Commands) -> None:
         epilog="Exit status: 0 where nothing worse than a note was found, 1 after warnings, 3 after errors; 2 where "
         "the data set could not be checked at all.",
     )
-    parser.add_argument("data", type=Path, metavar="DIR", help="the data set")
+    parser.add_argument("data", type=Path, metavar="DIR", help="the data set: a folder, or a label file in it")
+    add_data_options(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--all", action="store_true", help="list all findings of each kind, not the first 20")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with tables and pictures")
@@ -60,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.fix is not None:
         refuse_folder(options.fix, options.data)
     network = TinySSDConfig(2) if options.image_size is None else TinySSDConfig(2, (options.image_size,) * 2)
-    snapshot = take_snapshot(read_data_set(options.data), options.workers, progress=True)
+    snapshot = take_snapshot(read_data_set(options.data, choice(options)), options.workers, progress=True)
     report = examine(snapshot, network)
     print(to_json(report) if options.json else to_text(report, None if options.all else LISTED))
     _write_files(options, report)
