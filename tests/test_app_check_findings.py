@@ -96,6 +96,24 @@ def test_overlap_is_the_iou_and_decides_at_its_threshold():
     assert len(list(doubles(picture("a.png", thing(0, (0, 0, 10, 100)), below)))) == 0
 
 
+def test_doubles_are_those_of_a_comparison_of_all_with_all():
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 3, (300, 2)) * 40 + rng.normal(0, 1, (300, 2))
+    items = [thing(i % 2, (x, y, x + 35, y + 30 + i % 3)) for i, (x, y) in enumerate(corners.tolist())]
+    kept, expected = [], []
+    for item in items:
+        near = [k for k in kept if k.class_id == item.class_id and overlap(k.box, item.box) >= DOUBLED_IOU]
+        expected += [(id(item), id(near[0]))] if near else []
+        kept += [] if near else [item]
+    assert 50 < len(expected) < 290
+    assert [(id(a), id(b)) for a, b in doubles(picture("a.png", *items))] == expected
+
+
+def test_very_many_boxes_take_no_time():
+    items = [thing(0, (i % 5000, i // 5000, i % 5000 + 5, i // 5000 + 5)) for i in range(30_000)]
+    assert not list(doubles(picture("a.png", *items)))
+
+
 def test_clipped_boxes_lie_inside():
     assert clipped((-5, -5, 200, 200), (100, 80)) == (0, 0, 100, 80)
     x1, _, x2, _ = clipped((150, 10, 200, 20), (100, 80))

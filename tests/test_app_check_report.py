@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from app_check import picture, snapshot, thing
 from PIL import Image
 from tinyssd.check.report import examine
 from tinyssd.check.report_text import to_json, to_text
+from tinyssd.check.snapshot import take_snapshot
 from tinyssd.cli import main
 from tinyssd.data.labels import Problem
 from tinyssd.model.network import TinySSDConfig
@@ -191,6 +193,41 @@ def test_long_lists_are_cut_and_all_lists_them(capsys):
     assert "... and 5 more; --all lists them" in to_text(report)
     assert to_text(report, listed=None).count("lies partly outside") == 25
     assert len([f for f in json.loads(to_json(report))["findings"] if "outside" in f["message"]]) == 25
+
+
+def test_columns_of_names_in_any_script_are_aligned():
+    names = ("cat", "猫猫", "e\u0301te\u0301", "x" * 90)
+    text = to_text(examine(snapshot([picture("a.png", thing(0))], names=names), TinySSDConfig(2)))
+    start = text.index("  class ")
+    rest = " " * 38
+    assert text[start:].splitlines()[:5] == [
+        f"  class{rest}  train  val  an anchor meets",
+        f"  cat  {rest}      1    0             100%",
+        f"  猫猫 {rest}      0    0                -",
+        f"  e\u0301te\u0301  {rest}      0    0                -",
+        f"  {'x' * 40}...      0    0                -",
+    ]
+
+
+def test_long_tables_of_classes_are_cut():
+    report = examine(snapshot([picture("a.png", thing(0))], names=[*map(str, range(104))]), TinySSDConfig(2))
+    assert "  ... and 4 more; --all lists them" in to_text(report).splitlines()
+    assert "\n  103 " in to_text(report, listed=None)
+
+
+def test_an_interrupt_does_not_wait_for_the_other_pictures(monkeypatch):
+    seen = []
+
+    def decode(path):
+        seen.append(path)
+        time.sleep(0.001)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tinyssd.check.snapshot.read_picture", decode)
+    pictures = [picture(f"{i}.png") for i in range(2000)]
+    with pytest.raises(KeyboardInterrupt):
+        take_snapshot(snapshot(pictures).data, workers=2)
+    assert len(seen) < 1000
 
 
 def test_nothing_that_a_terminal_obeys_is_printed():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
 from collections.abc import Iterator
 
 from tinyssd.check.snapshot import Snapshot
@@ -90,13 +93,18 @@ def doubles(picture: Picture) -> Iterator[tuple[Object, Object]]:
 
     Any class counts where the boxes are equal, the same class only where they are nearly so.
     """
-    kept: list[Object] = []
-    for item in picture.objects:
-        earlier = next((other for other in kept if has_area(item.box) and _repeats(item, other)), None)
-        if earlier is None:
-            kept.append(item)
-        else:
+    exact: dict[Corners, Object] = {}
+    # By class, in the order of their left edges: (left edge, place in the picture, object).
+    kept: dict[int, list[tuple[float, int, Object]]] = defaultdict(list)
+    for place, item in enumerate(picture.objects):
+        if not has_area(item.box):
+            continue
+        earlier = exact.get(item.box) or _nearly_the_same(item, kept[item.class_id])
+        if earlier is not None:
             yield item, earlier
+        else:
+            exact[item.box] = item
+            insort(kept[item.class_id], (item.box[0], place, item))
 
 
 def has_area(box: Corners) -> bool:
@@ -126,10 +134,14 @@ def show(box: Corners) -> str:
     return "(" + ", ".join(f"{round(value, 2):g}" for value in box) + ")"
 
 
-def _repeats(item: Object, other: Object) -> bool:
-    if item.box == other.box:
-        return True
-    return item.class_id == other.class_id and overlap(item.box, other.box) >= DOUBLED_IOU
+def _nearly_the_same(item: Object, kept: list[tuple[float, int, Object]]) -> Object | None:
+    """The first object, in the order of the picture, that overlaps ``item`` enough."""
+    left, right = item.box[0], item.box[2]
+    # Where left edges are further apart, the overlap is too narrow for that IoU, so few have to be looked at.
+    reach = 1.001 * (right - left) * (1 / DOUBLED_IOU - 1)
+    near = kept[bisect_left(kept, (left - reach,)) : bisect_right(kept, (left + reach, math.inf))]
+    repeated = [(place, other) for _, place, other in near if overlap(item.box, other.box) >= DOUBLED_IOU]
+    return min(repeated, key=lambda found: found[0])[1] if repeated else None
 
 
 def _fits(box: Corners, size: tuple[int, int]) -> bool:

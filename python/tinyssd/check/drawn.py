@@ -8,7 +8,7 @@ import io
 
 from PIL import Image
 
-from tinyssd.check.examples import MOST_NAMES, class_label
+from tinyssd.check.examples import MOST_BOXES, MOST_NAMES, class_label
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.images import read_picture
 from tinyssd.data.labels import Object, Picture
@@ -29,7 +29,7 @@ def drawn_picture(snapshot: Snapshot, picture: Picture, caption: str) -> str:
     image.save(data, "JPEG", quality=80)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     named = len(picture.objects) <= MOST_NAMES  # Others show under the pointer.
-    shapes = "".join(_shape(snapshot, item, scale, width, named) for item in picture.objects)
+    shapes = "".join(_shape(snapshot, item, scale, width, named) for item in picture.objects[:MOST_BOXES])
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img"><image href="{source}" width="{width}" '
         f'height="{height}"/>{shapes}</svg><figcaption>{_text(caption)}</figcaption></figure>'

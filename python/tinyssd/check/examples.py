@@ -12,8 +12,9 @@ from tinyssd.data.labels import Picture
 from tinyssd.drawing.boxes import Box, class_color, draw_boxes, make_grid
 from tinyssd.files import write_atomically
 
-# Names of more objects than this would cover a picture.
+# Names of more objects than this would cover a picture, and so would the boxes of very many.
 MOST_NAMES = 12
+MOST_BOXES = 500
 _COLUMNS = 4
 _TILE = 480
 
@@ -59,7 +60,7 @@ def class_label(snapshot: Snapshot, class_id: int) -> str:
 def _boxes(snapshot: Snapshot, picture: Picture) -> list[Box]:
     width, height = picture.size
     boxes = []
-    for item in picture.objects:
+    for item in picture.objects[:MOST_BOXES]:
         x1, y1, x2, y2 = item.box
         corners = (min(x1, x2) / width, min(y1, y2) / height, max(x1, x2) / width, max(y1, y2) / height)
         name = class_label(snapshot, item.class_id) if len(picture.objects) <= MOST_NAMES else ""

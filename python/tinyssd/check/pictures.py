@@ -19,6 +19,7 @@ _ALIKE = 0.95
 # The mean IoU of the boxes from which two pictures that look alike show the same, not only the same place.
 _SAME_BOXES = 0.5
 _ROWS = 1024
+_MOST_BOXES = 1000
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,16 @@ def _twins_of(
 def same_boxes(a: Picture, b: Picture) -> float:
     """The mean, over the objects of the picture that has more, of the IoU with the other's best box of that class.
 
-    In shares of the pictures, as they may differ in size; 1 for two pictures without objects.
+    In shares of the pictures, as they may differ in size; 1 for two pictures without objects. Of more than a thousand
+    objects the first thousand stand for all.
     """
     if len(a.objects) < len(b.objects):
         a, b = b, a
     if not a.objects:
         return 1.0
-    others = [(item.class_id, _shares(item.box, b)) for item in b.objects]
+    others = [(item.class_id, _shares(item.box, b)) for item in b.objects[:_MOST_BOXES]]
     best = []
-    for item in a.objects:
+    for item in a.objects[:_MOST_BOXES]:
         box = _shares(item.box, a)
         best.append(max((overlap(box, other) for name, other in others if name == item.class_id), default=0.0))
     return sum(best) / len(best)

@@ -13,6 +13,7 @@ from tinyssd.check.pictures import find_twins
 from tinyssd.check.report import SEVERITIES, Group, Report
 from tinyssd.check.report_text import config_json, plural
 from tinyssd.data.labels import Problem
+from tinyssd.drawing.boxes import class_color
 from tinyssd.text import printable
 
 # Of one kind; --json has all.
@@ -38,6 +39,8 @@ table { border-collapse: collapse; margin: .6rem 0 } .scroll { overflow-x: auto 
 th, td { padding: .2rem .9rem .2rem .3rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere } th { font-weight: 600 }
 .bar { display: inline-block; width: 9rem; height: .7rem; background: var(--soft); margin-right: .5rem }
+.share { display: inline-block; min-width: 3rem }
+.swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; border-radius: .15rem }
 .bar i { display: block; height: 100%; background: var(--note) }
 pre { background: var(--soft); padding: .6rem .8rem; border-radius: .3rem }
 pre, code { white-space: pre-wrap; overflow-wrap: anywhere }
@@ -146,11 +149,17 @@ def _class_table(report: Report) -> str:
     splits = [row.name for row in report.splits]
     largest = max((sum(row.objects.values()) for row in report.classes), default=0) or 1
     rows = []
-    for row in report.classes:
+    for i, row in enumerate(report.classes):
         total = sum(row.objects.values())
         met = "-" if row.met is None else f"{row.met:.0%}"
-        rows.append((_text(row.name), *(str(row.objects[s]) for s in splits), met, _bar(total / largest)))
+        rows.append(
+            (f"{_swatch(i)}{_text(row.name)}", *(str(row.objects[s]) for s in splits), met, _bar(total / largest))
+        )
     return _table(("class", *map(_text, splits), "an anchor meets", "objects in all"), rows)
+
+
+def _swatch(class_id: int) -> str:
+    return f'<span class="swatch" style="background:#{bytes(class_color(class_id)).hex()}"></span>'
 
 
 def _anchors(fit: AnchorFit | None) -> Iterator[str]:
@@ -176,7 +185,7 @@ def _bar(share: float) -> str:
 
 
 def _labelled_bar(share: float) -> str:
-    return f"{_bar(share)}{share:.0%}"
+    return f'{_bar(share)}<span class="share">{share:.0%}</span>'
 
 
 def _examples(report: Report) -> Iterator[str]:

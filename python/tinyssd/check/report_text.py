@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from tinyssd.text import printable
 
 # Of one kind; a thousand lines of the first kind would push the second off the screen.
 LISTED = 20
+_CLASSES = 100
+_LONG_NAME = 40
 
 
 def to_text(report: Report, listed: int | None = LISTED) -> str:
@@ -25,7 +28,7 @@ def to_text(report: Report, listed: int | None = LISTED) -> str:
     data = report.snapshot.data
     lines = [f"{data.root}: {data.format}, {plural(len(data.class_names), 'class', 'classes')}"]
     lines += [f"  {note}" for note in data.notes]
-    lines += ["", *_split_table(report), "", *_class_table(report)]
+    lines += ["", *_split_table(report), "", *_class_table(report, listed)]
     if report.fit is not None:
         lines += ["", *_anchor_tables(report.fit)]
     for group in report.groups:
@@ -97,13 +100,14 @@ def _split_table(report: Report) -> list[str]:
     return _table(rows)
 
 
-def _class_table(report: Report) -> list[str]:
+def _class_table(report: Report, listed: int | None) -> list[str]:
     splits = [row.name for row in report.splits]
     rows = [("class", *splits, "an anchor meets")]
-    for row in report.classes:
+    for row in report.classes[: None if listed is None else _CLASSES]:
         met = "-" if row.met is None else f"{row.met:.0%}"
-        rows.append((printable(row.name), *(str(row.objects[split]) for split in splits), met))
-    return _table(rows)
+        rows.append((_short(row.name), *(str(row.objects[split]) for split in splits), met))
+    rest = len(report.classes) - len(rows) + 1
+    return _table(rows) + ([f"  ... and {rest} more; --all lists them"] if rest else [])
 
 
 def _anchor_tables(fit: AnchorFit) -> list[str]:
@@ -119,9 +123,20 @@ def _anchor_tables(fit: AnchorFit) -> list[str]:
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns as wide as they must be; all but the first to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    widths = [max(map(_columns, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+    for row in rows:
+        gaps = [" " * (width - _columns(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [row[0] + gaps[0], *(gap + cell for gap, cell in zip(gaps[1:], row[1:], strict=True))]
         lines.append("  " + "  ".join(cells))
     return lines
+
+
+def _columns(text: str) -> int:
+    """How many columns of a terminal a text takes: letters of East Asia take two, marks above others none."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}..."

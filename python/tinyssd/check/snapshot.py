@@ -82,19 +82,21 @@ def take_snapshot(data: DataSet, workers: int | None = None, progress: bool = Fa
     names = [*(name for name in _ORDER if name in data.splits), *(name for name in data.splits if name not in _ORDER)]
     data = replace(data, splits={name: data.splits[name] for name in names})
     paths = list(dict.fromkeys(picture.path for pictures in data.splits.values() for picture in pictures))
-    # Pillow lets go of the interpreter while it decodes, so threads are enough. Its warnings (a very large picture,
-    # odd metadata) say nothing that a finding does not.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        warnings.simplefilter("ignore")
-        found = tqdm(
-            pool.map(_decode, paths),
-            total=len(paths),
-            desc="decoding",
-            unit=" pictures",
-            leave=False,
-            disable=None if progress else True,
-        )
-        return Snapshot(data, dict(zip(paths, found, strict=True)))
+    # Pillow lets go of the interpreter while it decodes, so threads are enough. Its warnings (odd metadata, a very
+    # large picture) say nothing that a finding does not.
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = list(_watched(pool.map(_decode, paths), len(paths), progress))
+    finally:
+        pool.shutdown(cancel_futures=True)  # After Ctrl-C nobody waits for the rest.
+    return Snapshot(data, dict(zip(paths, found, strict=True)))
+
+
+def _watched(pixels: Iterator[Pixels], total: int, progress: bool) -> Iterator[Pixels]:
+    bar = {"desc": "decoding", "unit": " pictures", "leave": False, "disable": None if progress else True}
+    return iter(tqdm(pixels, total=total, **bar))
 
 
 def _decode(path: Path) -> Pixels:
@@ -102,8 +104,6 @@ def _decode(path: Path) -> Pixels:
         picture = read_picture(path)
     except DataError as error:
         return Pixels(str(error).removeprefix(f"{path}: "), b"", np.empty(0))
-    except MemoryError:
-        return Pixels("too large for the memory of this machine", b"", np.empty(0))
     digest = hashlib.blake2b(repr(picture.size).encode(), digest_size=16)
     digest.update(picture.tobytes())
     side = OUTLINE_SIDE + 1
