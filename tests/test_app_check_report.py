@@ -15,10 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_check import picture, snapshot, thing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from tinyssd.check.examples import drawn_corners
+from tinyssd.check.mend import mend
 from tinyssd.check.report import examine
 from tinyssd.check.report_text import to_json, to_text
-from tinyssd.check.snapshot import take_snapshot
+from tinyssd.check.snapshot import Snapshot, take_snapshot
 from tinyssd.cli import main
 from tinyssd.data.labels import Problem
 from tinyssd.model.network import TinySSDConfig
@@ -248,6 +252,33 @@ def test_the_proposed_configuration_can_be_trained_with(tmp_path):
     line = to_text(report).partition("a file with this:\n")[2].splitlines()[0]
     (tmp_path / "anchors.json").write_text(line)
     assert TinySSDConfig(2, **read_config_file(tmp_path / "anchors.json")["model"]) != TinySSDConfig(2)
+
+
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-5, 130).map(float)
+OBJECTS = st.builds(thing, st.integers(-3, 4), st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), st.none(), st.booleans())
+PICTURES = st.lists(
+    st.builds(
+        lambda name, items, turned: picture(name, *items, turned=turned),
+        st.sampled_from(("a.png", "b.png", "<i>.png")),
+        st.lists(OBJECTS, max_size=5),
+        st.integers(1, 8),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=40)
+@given(train=PICTURES, val=PICTURES, names=st.lists(st.text(max_size=8), max_size=3))
+def test_no_label_breaks_a_report_or_the_mended_copy(train, val, names):
+    data = snapshot(train, val, names)
+    report = examine(data, TinySSDConfig(2, (64, 64)))
+    assert to_text(report)
+    json.loads(to_json(report))
+    for _, _, item in data.objects():
+        assert all(-1 <= value <= 2 for value in drawn_corners(item, (100, 80)))
+    mended = examine(Snapshot(mend(data).data, data.pixels), TinySSDConfig(2, (64, 64)))
+    left = {group.kind for group in mended.groups}
+    assert not left & {"box without area", "box outside its picture", "class without name", "class names alike"}
 
 
 def test_examples_are_drawn_with_their_boxes(checked):

@@ -8,7 +8,7 @@ import io
 
 from PIL import Image
 
-from tinyssd.check.examples import MOST_BOXES, MOST_NAMES, class_label
+from tinyssd.check.examples import MOST_BOXES, MOST_NAMES, class_label, drawn_corners
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.images import read_picture
 from tinyssd.data.labels import Object, Picture
@@ -16,6 +16,8 @@ from tinyssd.drawing.boxes import class_color
 from tinyssd.text import printable
 
 _SIDE = 400
+
+Corners = tuple[float, float, float, float]
 
 
 def drawn_picture(snapshot: Snapshot, picture: Picture, caption: str) -> str:
@@ -29,17 +31,20 @@ def drawn_picture(snapshot: Snapshot, picture: Picture, caption: str) -> str:
     image.save(data, "JPEG", quality=80)
     source = f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
     named = len(picture.objects) <= MOST_NAMES  # Others show under the pointer.
-    shapes = "".join(_shape(snapshot, item, scale, width, named) for item in picture.objects[:MOST_BOXES])
+    shapes = "".join(
+        _shape(snapshot, item, drawn_corners(item, picture.size), (width, height), named)
+        for item in picture.objects[:MOST_BOXES]
+    )
     return (
         f'<figure><svg viewBox="0 0 {width} {height}" role="img"><image href="{source}" width="{width}" '
         f'height="{height}"/>{shapes}</svg><figcaption>{_text(caption)}</figcaption></figure>'
     )
 
 
-def _shape(snapshot: Snapshot, item: Object, scale: float, width: int, named: bool) -> str:
+def _shape(snapshot: Snapshot, item: Object, corners: Corners, size: tuple[int, int], named: bool) -> str:
     """A box with its name: above it, and from the edge of it that leaves more room."""
-    x1, x2 = sorted((item.box[0] * scale, item.box[2] * scale))
-    y1, y2 = sorted((item.box[1] * scale, item.box[3] * scale))
+    width, height = size
+    x1, y1, x2, y2 = corners[0] * width, corners[1] * height, corners[2] * width, corners[3] * height
     color, name = f"#{bytes(class_color(item.class_id)).hex()}", _text(class_label(snapshot, item.class_id))
     place = f'x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"'
     dashes = ' stroke-dasharray="5 4"' if item.ignored else ""

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.images import read_picture
-from tinyssd.data.labels import Picture
+from tinyssd.data.labels import Object, Picture
 from tinyssd.drawing.boxes import Box, class_color, draw_boxes, make_grid
 from tinyssd.files import write_atomically
 
@@ -51,6 +51,14 @@ def save_examples(snapshot: Snapshot, path: Path) -> None:
     write_atomically(path, lambda temporary: grid.save(temporary, format="PNG"))
 
 
+def drawn_corners(item: Object, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The corners of an object in order, as shares of its picture; those far outside are brought near."""
+    (x1, y1, x2, y2), (width, height) = item.box, size
+    left, right = sorted(min(max(x / width, -1.0), 2.0) for x in (x1, x2))
+    top, bottom = sorted(min(max(y / height, -1.0), 2.0) for y in (y1, y2))
+    return left, top, right, bottom
+
+
 def class_label(snapshot: Snapshot, class_id: int) -> str:
     """The name of a class, or its number where it has none."""
     names = snapshot.data.class_names
@@ -58,11 +66,13 @@ def class_label(snapshot: Snapshot, class_id: int) -> str:
 
 
 def _boxes(snapshot: Snapshot, picture: Picture) -> list[Box]:
-    width, height = picture.size
-    boxes = []
-    for item in picture.objects[:MOST_BOXES]:
-        x1, y1, x2, y2 = item.box
-        corners = (min(x1, x2) / width, min(y1, y2) / height, max(x1, x2) / width, max(y1, y2) / height)
-        name = class_label(snapshot, item.class_id) if len(picture.objects) <= MOST_NAMES else ""
-        boxes.append(Box(corners, class_color(item.class_id), name, dashed=item.ignored))
-    return boxes
+    named = len(picture.objects) <= MOST_NAMES
+    return [
+        Box(
+            drawn_corners(item, picture.size),
+            class_color(item.class_id),
+            class_label(snapshot, item.class_id) if named else "",
+            dashed=item.ignored,
+        )
+        for item in picture.objects[:MOST_BOXES]
+    ]
