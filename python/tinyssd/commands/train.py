@@ -32,9 +32,9 @@ def add(commands: Commands) -> None:
         help="train on a data set",
         description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png "
         "and checkpoint.pt.",
-        epilog="A folder of your own may hold Pascal VOC, COCO, YOLO or a table; format, splits and class names are found "
-        "by looking, and said. Boxes outside their picture or without area are clipped or dropped, broken pictures "
-        "skipped, and counted; 'tinyssd check DIR' lists all of it.",
+        epilog="A folder of your own may hold Pascal VOC, COCO, YOLO or a table of boxes; format, splits and class "
+        "names are found by looking, and said. Boxes that reach outside their picture are clipped, those without area "
+        "dropped, broken pictures skipped; all of it is counted, and 'tinyssd check DIR' lists it.",
     )
     parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder of labelled pictures")
     _add_data_options(parser)

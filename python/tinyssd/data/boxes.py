@@ -47,7 +47,8 @@ def _find_sizes(draft: Draft, headers: Mapping[str, Header]) -> None:
     for path, rows in by_file.items():
         swapped = sum(row.box[2] < row.box[0] or row.box[3] < row.box[1] for row, _ in rows)
         if swapped >= _MANY * len(rows) > 0 and all(_fits_as_size(row.box, size) for row, size in rows):
-            draft.notes.append(f"{path.name} has x, y, width, height where it says corners, and is read so")
+            name = path.relative_to(draft.root).as_posix()
+            draft.notes.append(f"{name} has x, y, width, height where it says corners, and is read so")
             for row, _ in rows:
                 x, y, width, height = row.box
                 row.box = (x, y, x + width, y + height)

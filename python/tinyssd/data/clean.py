@@ -7,6 +7,7 @@ from dataclasses import replace
 from tinyssd.data.draft import Problems
 from tinyssd.data.labels import DataSet, Object, Picture
 from tinyssd.data.turns import frame_of, labelled_unturned, turned_box
+from tinyssd.text import printable
 
 # So far outside is rounding, as in a share of 1.000001.
 _ROUNDING = 0.5
@@ -43,12 +44,12 @@ def _clean(picture: Picture, num_classes: int, turn: bool, problems: Problems) -
             return None
     kept: dict[tuple[int, tuple[float, ...]], Object] = {}
     for item in picture.objects:
-        mended = _mended(item, picture.size, num_classes, problems)
+        mended = _mended(item, picture, num_classes, problems)
         if mended is None:
             continue
         key = (mended.class_id, mended.box)
         if key in kept:
-            problems.add("doubled", "warning", f"the box {_text(item)} stands there twice", item.file, item.line)
+            problems.add("doubled", "warning", f"{_text(item, picture)} stands there twice", item.file, item.line)
         else:
             kept[key] = mended
     return replace(picture, objects=tuple(kept.values()))
@@ -58,32 +59,34 @@ def _turned(item: Object, picture: Picture) -> Object:
     return replace(item, box=turned_box(item.box, picture.size, picture.turned))
 
 
-def _mended(item: Object, size: tuple[int, int], num_classes: int, problems: Problems) -> Object | None:
+def _mended(item: Object, picture: Picture, num_classes: int, problems: Problems) -> Object | None:
     """The object with a box that can be trained on; None where there is none."""
     if not 0 <= item.class_id < num_classes:
-        message = f"class {item.class_id} has no name; the last class is {num_classes - 1}"
+        message = (
+            f"class {item.class_id} of {printable(picture.path.name)} has no name; the last class is {num_classes - 1}"
+        )
         problems.add("no class", "error", message, item.file, item.line)
         return None
     x1, y1, x2, y2 = item.box
     if x1 == x2 or y1 == y2:
-        problems.add("no area", "warning", f"the box {_text(item)} has no area", item.file, item.line)
+        problems.add("no area", "warning", f"{_text(item, picture)} has no area", item.file, item.line)
         return None
     if x2 < x1 or y2 < y1:
-        message = f"the box {_text(item)} has its corners in the wrong order"
+        message = f"{_text(item, picture)} has its corners in the wrong order"
         problems.add("corners swapped", "warning", message, item.file, item.line)
         x1, x2 = min(x1, x2), max(x1, x2)
         y1, y2 = min(y1, y2), max(y1, y2)
-    width, height = float(size[0]), float(size[1])
+    width, height = (float(extent) for extent in picture.size)
     inside = (max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height))
-    where = f"its {size[0]}x{size[1]} picture"
+    where = f"its {picture.size[0]}x{picture.size[1]} picture"
     if inside[2] <= inside[0] or inside[3] <= inside[1]:
-        problems.add("outside", "warning", f"the box {_text(item)} is outside {where}", item.file, item.line)
+        problems.add("outside", "warning", f"{_text(item, picture)} is outside {where}", item.file, item.line)
         return None
     if max(-min(x1, y1), x2 - width, y2 - height) > _ROUNDING:
-        message = f"the box {_text(item)} reaches beyond {where}"
+        message = f"{_text(item, picture)} reaches beyond {where}"
         problems.add("clipped", "warning", message, item.file, item.line)
     return replace(item, box=inside)
 
 
-def _text(item: Object) -> str:
-    return f"({', '.join(f'{value:g}' for value in item.box)})"
+def _text(item: Object, picture: Picture) -> str:
+    return f"the box ({', '.join(f'{value:g}' for value in item.box)}) of {printable(picture.path.name)}"

@@ -186,7 +186,7 @@ def _read_table(tree: Tree, name: str, table: Table, draft: Draft, problems: Pro
             entry.rows.append(row)
             rows.append(row)
     if rows and _are_shares(rows):
-        draft.notes.append(f"{path.name} has its boxes as shares of the picture")
+        draft.notes.append(f"{name} has its boxes as shares of the picture")
         for row in rows:
             row.unit = "shares"
 

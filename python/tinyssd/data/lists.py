@@ -78,10 +78,16 @@ def apply_choice(draft: Draft, tree: Tree, train: str, val: str) -> None:
             if place in places:
                 entry.split = split
             elif entry.split == split:
-                entry.split = "other"
-    if val and not train and all(entry.split != "train" for entry in draft.entries):
+                entry.split = None
+    _leave_rest(draft, named="val" if val else "", rest="train")
+    _leave_rest(draft, named="train" if train else "", rest="val")
+
+
+def _leave_rest(draft: Draft, named: str, rest: str) -> None:
+    """Where the user names one of the two splits and nothing is of the other, what has no split is."""
+    if named and all(entry.split != rest for entry in draft.entries):
         for entry in draft.entries:
-            entry.split = entry.split if entry.split == "val" else "train"
+            entry.split = entry.split or rest
 
 
 def _chosen(draft: Draft, tree: Tree, what: str) -> set[int]:

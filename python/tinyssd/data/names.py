@@ -60,11 +60,11 @@ def name_classes(draft: Draft, tree: Tree, chosen: Sequence[str], problems: Prob
 def _by_number(rows: Sequence[Row], draft: Draft) -> tuple[str, ...]:
     present = sorted({int(row.label) for row in rows})
     if not draft.names:
-        draft.notes.append("nothing names the classes; --classes gives them names")
         numbers = present
-        names = [f"class {number}" for number in numbers]
-        if len(numbers) == 1 and (name := _only_class(draft)):
-            names = [name]
+        only = _only_class(draft) if len(numbers) == 1 else ""
+        names = [only] if only else [f"class {number}" for number in numbers]
+        if not only:
+            draft.notes.append("nothing names the classes; --classes gives them names")
     else:
         numbers = sorted(draft.names)
         names = [draft.names[number] for number in numbers]

@@ -62,11 +62,10 @@ def read_data_set(path: Path, choice: Choice | None = None) -> DataSet:
         found = {name: [only] for name, files in found.items() if only in files or choice.format == name}
     kind = choice.format or _recognised(tree, {name: files for name, files in found.items() if files}, only)
     problems = Problems()
-    draft = _READ[kind](tree, found.get(kind, []), problems)
+    files = found.get(kind, [])
+    draft = _READ[kind](tree, files, problems)
     if not draft.entries:
-        first = next(iter(problems.all()), None)
-        reason = f"no labelled picture in it{f'; {first}' if first else ''}"
-        raise DataError(f"{path}: {reason}" if found.get(kind) else _nothing_found(tree))
+        raise DataError(f"{path}: no labelled picture in it{_first(problems)}" if files else _nothing_found(tree))
     others = [TITLES[name] for name, files in found.items() if files and name != kind]
     if others and not choice.format:
         draft.notes.append(f"read as {TITLES[kind]}, though there is {' and '.join(others)} too (--format)")
@@ -75,14 +74,20 @@ def read_data_set(path: Path, choice: Choice | None = None) -> DataSet:
     apply_choice(draft, tree, choice.train, choice.val)
     names = name_classes(draft, tree, choice.classes, problems)
     headers = _headers(draft, tree, problems)
+    had_training = any(split_of(name) == "train" for name in files) or any(e.split == "train" for e in draft.entries)
     draft.entries = [entry for entry in draft.entries if entry.picture in headers]
-    if not draft.entries:
-        raise DataError(f"{path}: none of its pictures can be read; {problems.all()[-1]}")
+    if not draft.entries or (had_training and all(entry.split != "train" for entry in draft.entries)):
+        raise DataError(f"{path}: no training picture is there or can be read{_first(problems)}")
     objects = in_pixels(draft, headers, problems)
     splits = {
         name: tuple(_picture(entry, tree, headers, objects) for entry in of) for name, of in divide(draft).items()
     }
     return DataSet(kind, tree.root, names, splits, tuple(draft.notes), problems.all())
+
+
+def _first(problems: Problems) -> str:
+    """The first problem that may be the reason of an error, as the end of its sentence."""
+    return next((f"; {problem}" for problem in problems.all() if problem.severity == "error"), "")
 
 
 def _recognised(tree: Tree, found: dict[str, list[str]], only: str | None) -> str:

@@ -63,13 +63,17 @@ def _split_text(name: str, pictures: tuple[Picture, ...]) -> str:
     objects = [item for picture in pictures for item in picture.objects]
     ignored = sum(item.ignored for item in objects)
     empty = sum(not picture.objects for picture in pictures)
-    parts = [f"{len(objects) - ignored} objects"]
+    parts = [_plural(len(objects) - ignored, "object")]
     if ignored:
         parts.append(f"{ignored} ignored")
     if empty:
         parts.append(f"{empty} without objects")
     unused = ", not used here" if name == "test" else ""
-    return f"{name} {len(pictures)} {'picture' if len(pictures) == 1 else 'pictures'} ({', '.join(parts)}{unused})"
+    return f"{name} {_plural(len(pictures), 'picture')} ({', '.join(parts)}{unused})"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _classes_text(data_set: DataSet) -> str:
@@ -86,5 +90,5 @@ def _classes_text(data_set: DataSet) -> str:
 
 
 def _problems_text(problems: Iterable[Problem]) -> str:
-    parts = [f"{count} {_DONE[kind]} ({first})" for kind, (count, first) in counted(problems).items()]
+    parts = [f"{_DONE[kind]}: {count} (first: {first})" for kind, (count, first) in counted(problems).items()]
     return "; ".join(parts) or "nothing clipped, dropped or skipped"

@@ -116,8 +116,8 @@ def average_precision(
 
     Args:
         predictions: For each picture [K, 6], ``(class, confidence, x1, y1, x2, y2)``, classes from 1.
-        truth: For each picture [G, 5], ``(class, x1, y1, x2, y2)``, classes from 0, as data sets give them. Ignored objects
-            (class ``-2 - c``) are COCO's crowds: what lies in one counts neither for nor against.
+        truth: For each picture [G, 5], ``(class, x1, y1, x2, y2)``, classes from 0, as data sets give them. Ignored
+            objects (class ``-2 - c``) are COCO's crowds: what lies in one counts neither for nor against.
         num_classes: Classes without background.
         image_size: Height and width that boxes, given as shares of the picture, are scaled to.
     """
