@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import pytest
-
 from tinyssd.text import printable
 
 
@@ -27,7 +26,18 @@ def test_what_a_terminal_would_obey_is_escaped(text, expected):
 
 
 @pytest.mark.parametrize(
-    "name", ["Möhre", "香蕉", "한국어", "موز", "केला", "می\u200cخواهم", "👩\u200d🌾", "a\u3000b", "a\u00a0b"]
+    "name",
+    [
+        "Möhre",
+        "香蕉",
+        "한국어",
+        "केला",
+        "\u0645\u0648\u0632",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+        "👩\u200d🌾",
+        "a\u3000b",
+        "a\u00a0b",
+    ],
 )
 def test_letters_of_every_script_stay(name):
     assert printable(name) == name

@@ -1,4 +1,4 @@
-"""The command line: ``tinyssd train|eval|predict|demo|info``.
+"""The command line: ``tinyssd train|check|eval|predict|demo|info``.
 
 Each command imports what it needs when it runs, so ``--help`` does not wait for Torch.
 """
@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tinyssd.commands import demo, eval, info, predict, train
+from tinyssd.commands import check, demo, eval, info, predict, train
 from tinyssd.commands.common import EXIT_ERROR, EXIT_INTERRUPTED, print_error
 from tinyssd.errors import TinySSDError
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tinyssd", description="Train a small detector and use it.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (train, eval, predict, demo, info):
+    for command in (train, check, eval, predict, demo, info):
         command.add(commands)
     return parser
 

@@ -15,7 +15,7 @@ from tinyssd.commands.common import (
     describe,
     refuse_used_folder,
 )
-from tinyssd.data.config import FORMATS
+from tinyssd.commands.data_options import add_data_options, class_names
 from tinyssd.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def add(commands: Commands) -> None:
         "dropped, broken pictures skipped; all of it is counted, and 'tinyssd check DIR' lists it.",
     )
     parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder of labelled pictures")
-    _add_data_options(parser)
+    add_data_options(parser)
+    parser.add_argument(
+        "--strict", action="store_true", default=None, help="stop where a label or picture would be changed or skipped"
+    )
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: runs/DATA-DATE-TIME)")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR, with its own settings")
     parser.add_argument(
@@ -51,33 +54,6 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)
     parser.set_defaults(command=_run)
-
-
-def _add_data_options(parser: argparse.ArgumentParser) -> None:
-    """What decides where looking at the folder does not."""
-    where = "a folder, label file or list in the data set, or the name of a split"
-    parser.add_argument("--train", metavar="WHAT", help=f"the training pictures: {where} (default: by looking)")
-    parser.add_argument("--val", metavar="WHAT", help="the validation pictures, likewise (default: by looking)")
-    parser.add_argument("--format", choices=FORMATS, help="the format of the labels (default: by looking)")
-    parser.add_argument(
-        "--classes", metavar="NAMES", help="the names of the classes: a file with one a line, or names with commas"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", default=None, help="stop where a label or picture would be changed or skipped"
-    )
-
-
-def _class_names(given: str | None) -> tuple[str, ...] | None:
-    from tinyssd.data.names import read_class_file
-
-    if given is None:
-        return None
-    if Path(given).is_file():
-        return tuple(read_class_file(Path(given)))
-    names = tuple(name.strip() for name in given.split(","))
-    if not all(names) or len(set(names)) < len(names):
-        raise ConfigError(f"--classes: expected a file or different names with commas between, got {given!r}")
-    return names
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -117,7 +93,7 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
             "train": options.train,
             "val": options.val,
             "format": options.format,
-            "classes": _class_names(options.classes),
+            "classes": class_names(options.classes),
             "strict": options.strict,
         },
         "model": {"image_size": None if options.image_size is None else (options.image_size, options.image_size)},
