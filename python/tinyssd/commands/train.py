@@ -12,10 +12,12 @@ from tinyssd.commands.common import (
     Commands,
     add_machine_options,
     data_label,
+    data_name,
     describe,
-    refuse_used_folder,
+    expect_data,
 )
 from tinyssd.errors import CheckpointError, ConfigError
+from tinyssd.terminal import say
 
 if TYPE_CHECKING:
     from tinyssd.run.config import RunConfig
@@ -36,7 +38,13 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder with NAME_train/ and NAME_val/")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: runs/DATA-DATE-TIME)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR, with its own settings")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="continue the run in DIR with its own settings; --epochs may "
+        "make it longer, --data say where its pictures are now",
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a JSON file like a run's config.json, or parts of one"
     )
@@ -51,6 +59,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.train import train
 
     if options.resume is not None:
@@ -59,13 +68,13 @@ def _run(options: argparse.Namespace) -> int:
         config = _new_config(options)
         run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         refuse_used_folder(run)
-    print(describe(config, run), flush=True)
+    say(describe(config, run))
     progress = train(config, run, resume=options.resume is not None)
     if progress.epoch < config.train.epochs:
-        print(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
+        say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
     _draw_validation(run, config)
-    print(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {run}/predictions.png")
+    say(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {run}/predictions.png")
     return 0
 
 
@@ -100,9 +109,8 @@ def _new_config(options: argparse.Namespace) -> RunConfig:
             **values[section],
             **{key: value for key, value in settings.items() if value is not None},
         }
-    if values["data"].get("name", "synthetic") not in ("synthetic", "banana"):
-        # A run can be resumed from another folder.
-        values["data"]["name"] = str(Path(values["data"]["name"]).resolve())
+    if "name" in values["data"]:
+        values["data"]["name"] = data_name(values["data"]["name"])
     # The classes are those of the data, which are opened at the size of the network.
     draft = RunConfig.from_dict({**values, "class_names": (), "model": {**values["model"], "num_classes": 2}})
     source, _ = open_data(draft.data, draft.model.image_size)
@@ -120,28 +128,40 @@ def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
 
 
 def _resumed_config(options: argparse.Namespace) -> RunConfig:
-    """The configuration of a run that is to be continued; only the machine's part may change."""
+    """The configuration of a run that is to be continued: where its data are, how long it goes on, and the machine's
+    part may change."""
     from dataclasses import replace
 
-    from tinyssd.run.checkpoint import checkpoint_path, load_checkpoint, made_by_this_version
+    from tinyssd.run.checkpoint import load_checkpoint, made_by_this_version
     from tinyssd.run.config import RunConfig
+    from tinyssd.run.folder import CHECKPOINT
 
-    fixed = ("data", "run", "config", "epochs", "batch_size", "lr", "image_size", "loss", "seed")
+    fixed = ("run", "config", "batch_size", "lr", "image_size", "loss", "seed")
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given:
         raise ConfigError(f"--resume continues a run with its own settings; leave out {', '.join(given)}")
+    if options.resume.name == CHECKPOINT:
+        options.resume = options.resume.parent
     if not options.resume.is_dir():
         raise CheckpointError(f"{options.resume}: no such run folder")
-    file = checkpoint_path(options.resume)
+    file = options.resume / CHECKPOINT
     contents = load_checkpoint(file)
     with made_by_this_version(file):
         config = RunConfig.from_dict(contents["config"])
+        finished = contents["progress"]["epoch"]
+    epochs = config.train.epochs if options.epochs is None else options.epochs
+    if epochs < finished:
+        raise ConfigError(f"--epochs: the run has done {finished} already, got {epochs}")
     train = replace(
         config.train,
+        epochs=epochs,
         device=options.device or config.train.device,
         workers=config.train.workers if options.workers is None else options.workers,
     )
-    return replace(config, train=train)
+    data = config.data if options.data is None else replace(config.data, name=data_name(options.data))
+    config = replace(config, train=train, data=data)
+    expect_data(config)
+    return config
 
 
 def _draw_validation(run: Path, config: RunConfig) -> None:
