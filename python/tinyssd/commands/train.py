@@ -16,10 +16,12 @@ from tinyssd.commands.common import (
     describe,
     expect_data,
 )
+from tinyssd.data.config import FORMATS
 from tinyssd.errors import CheckpointError, ConfigError
 from tinyssd.terminal import say
 
 if TYPE_CHECKING:
+    from tinyssd.data.source import Source
     from tinyssd.run.config import RunConfig
 
 _LOSSES = ("mined", "focal", "classic")
@@ -32,11 +34,13 @@ def add(commands: Commands) -> None:
         help="train on a data set",
         description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png "
         "and checkpoint.pt.",
-        epilog="A folder of your own: DIR/NAME_train/label.csv (img_name,label,xmin,ymin,xmax,ymax; a line a box, in "
-        "pixels, classes from 0; 'img_name,,,,,' for a picture without objects), DIR/NAME_train/images/, the same for "
-        "DIR/NAME_val, and, if you like, DIR/classes.txt with a class name a line.",
+        epilog="A folder of your own may hold Pascal VOC, COCO, YOLO or a table; format, splits and class names are "
+        "found by looking, and said. Boxes outside their picture or without area are clipped or dropped, broken pictures "
+        "skipped, and counted; 'tinyssd check DIR' lists all of it.",
     )
-    parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder with NAME_train/ and NAME_val/")
+    parser.add_argument("folder", nargs="?", metavar="DATA", help="a folder of labelled pictures, the same as --data")
+    parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder of labelled pictures")
+    _add_data_options(parser)
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: runs/DATA-DATE-TIME)")
     parser.add_argument(
         "--resume",
@@ -58,18 +62,52 @@ def add(commands: Commands) -> None:
     parser.set_defaults(command=_run)
 
 
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    """What decides where looking at the folder does not."""
+    where = "a folder, label file or list in the data set, or the name of a split"
+    parser.add_argument("--train", metavar="WHAT", help=f"the training pictures: {where} (default: by looking)")
+    parser.add_argument("--val", metavar="WHAT", help="the validation pictures, likewise (default: by looking)")
+    parser.add_argument("--format", choices=FORMATS, help="the format of the labels (default: by looking)")
+    parser.add_argument(
+        "--classes", metavar="NAMES", help="the names of the classes: a file with one a line, or names with commas"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", default=None, help="stop where a label or picture would be changed or skipped"
+    )
+
+
+def _class_names(given: str | None) -> tuple[str, ...] | None:
+    from tinyssd.data.names import read_class_file
+
+    if given is None:
+        return None
+    if Path(given).is_file():
+        return tuple(read_class_file(Path(given)))
+    names = tuple(name.strip() for name in given.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"--classes: expected a file or different names with commas between, got {given!r}")
+    return names
+
+
 def _run(options: argparse.Namespace) -> int:
     from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.train import train
 
+    if options.folder is not None:
+        if options.data is not None:
+            raise ConfigError(
+                f"name the data set once: it stands there as {options.folder} and as --data {options.data}"
+            )
+        options.data = options.folder
+    sources = None
     if options.resume is not None:
         run, config = options.resume, _resumed_config(options)
     else:
-        config = _new_config(options)
+        config, sources = _new_config(options)
         run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         refuse_used_folder(run)
     say(describe(config, run))
-    progress = train(config, run, resume=options.resume is not None)
+    progress = train(config, run, resume=options.resume is not None, sources=sources)
     if progress.epoch < config.train.epochs:
         say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
@@ -78,8 +116,8 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _new_config(options: argparse.Namespace) -> RunConfig:
-    """The defaults, over them the file of ``--config``, over that the options."""
+def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, Source]]:
+    """The defaults, over them the file of ``--config``, over that the options; and the pictures."""
     from dataclasses import replace
 
     from tinyssd.data.open import open_data
@@ -90,7 +128,14 @@ def _new_config(options: argparse.Namespace) -> RunConfig:
     if options.config is not None:
         values.update(read_config_file(options.config))
     given = {
-        "data": {"name": options.data},
+        "data": {
+            "name": options.data,
+            "train": options.train,
+            "val": options.val,
+            "format": options.format,
+            "classes": _class_names(options.classes),
+            "strict": options.strict,
+        },
         "model": {"image_size": None if options.image_size is None else (options.image_size, options.image_size)},
         "train": {
             "epochs": options.epochs,
@@ -113,12 +158,9 @@ def _new_config(options: argparse.Namespace) -> RunConfig:
         values["data"]["name"] = data_name(values["data"]["name"])
     # The classes are those of the data, which are opened at the size of the network.
     draft = RunConfig.from_dict({**values, "class_names": (), "model": {**values["model"], "num_classes": 2}})
-    source, _ = open_data(draft.data, draft.model.image_size)
-    return replace(
-        draft,
-        class_names=source.class_names,
-        model=replace(draft.model, num_classes=len(source.class_names) + 1),
-    )
+    sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
+    names = sources[0].class_names
+    return replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1)), sources
 
 
 def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
@@ -136,7 +178,20 @@ def _resumed_config(options: argparse.Namespace) -> RunConfig:
     from tinyssd.run.config import RunConfig
     from tinyssd.run.folder import CHECKPOINT
 
-    fixed = ("run", "config", "batch_size", "lr", "image_size", "loss", "seed")
+    fixed = (
+        "train",
+        "val",
+        "format",
+        "classes",
+        "strict",
+        "run",
+        "config",
+        "batch_size",
+        "lr",
+        "image_size",
+        "loss",
+        "seed",
+    )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given:
         raise ConfigError(f"--resume continues a run with its own settings; leave out {', '.join(given)}")

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from tinyssd.data.loader import Pictures, default_workers, make_loader, to_input
 from tinyssd.data.open import open_data
+from tinyssd.data.source import Source
 from tinyssd.drawing import curves
 from tinyssd.errors import CheckpointError, DataError, TrainingError
 from tinyssd.evaluation.evaluate import evaluate
@@ -41,7 +42,7 @@ from tinyssd.run.config import RunConfig, TrainConfig
 from tinyssd.run.folder import CHECKPOINT, locked
 from tinyssd.terminal import say
 from tinyssd.training.interrupt import stop_on_interrupt
-from tinyssd.training.targets import make_targets
+from tinyssd.training.targets import ignored_boxes, make_targets
 
 # Parameters of glibc's mallopt, from <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -67,13 +68,14 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
+def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Source, Source] | None = None) -> Progress:
     """Trains a detector.
 
     Args:
         config: Everything about the run.
         run: The run folder; made if need be.
         resume: Continue from the checkpoint in ``run``.
+        sources: The training and the validation pictures; None opens those of ``config``.
 
     Returns:
         The progress; its ``epoch`` is less than ``config.train.epochs`` if Ctrl-C stopped the run.
@@ -85,7 +87,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
     """
     settings = config.train
     device = pick_device(settings.device)
-    train_source, val_source = open_data(config.data, config.model.image_size, settings.seed)
+    train_source, val_source = sources or open_data(config.data, config.model.image_size, settings.seed)
     if tuple(train_source.class_names) != tuple(config.class_names):
         names = f"{', '.join(train_source.class_names)}, the run has {', '.join(config.class_names)}"
         raise DataError(f"{config.data.name}: has the classes {names}")
@@ -133,9 +135,10 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
             with _progress_bar(progress, config.train, steps_per_epoch) as bar:
                 for images, labels in train_loader:
                     images = to_input(images.to(device, non_blocking=True), settings.channels_last)
+                    ignored = ignored_boxes(labels).to(device, non_blocking=True)
                     labels = labels.to(device, non_blocking=True)
                     anchors, scores, offsets = model(images)
-                    offset_targets, mask, classes = make_targets(anchors, labels, settings)
+                    offset_targets, mask, classes = make_targets(anchors, labels, settings, ignored)
                     loss = detection_loss(scores, offsets, classes, offset_targets, mask, config.loss).mean()
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
