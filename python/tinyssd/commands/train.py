@@ -101,7 +101,7 @@ def _run(options: argparse.Namespace) -> int:
         options.data = options.folder
     sources = None
     if options.resume is not None:
-        run, config = options.resume, _resumed_config(options)
+        run, config = _resumed(options)
     else:
         config, sources = _new_config(options)
         run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -169,9 +169,11 @@ def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
     return {"classes": name}
 
 
-def _resumed_config(options: argparse.Namespace) -> RunConfig:
-    """The configuration of a run that is to be continued: where its data are, how long it goes on, and the machine's
-    part may change."""
+def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
+    """The folder and the configuration of a run that is to be continued.
+
+    Where its data are, how long it goes on, and the machine's part may change.
+    """
     from dataclasses import replace
 
     from tinyssd.run.checkpoint import load_checkpoint, made_by_this_version
@@ -195,11 +197,10 @@ def _resumed_config(options: argparse.Namespace) -> RunConfig:
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given:
         raise ConfigError(f"--resume continues a run with its own settings; leave out {', '.join(given)}")
-    if options.resume.name == CHECKPOINT:
-        options.resume = options.resume.parent
-    if not options.resume.is_dir():
-        raise CheckpointError(f"{options.resume}: no such run folder")
-    file = options.resume / CHECKPOINT
+    run = options.resume.parent if options.resume.name == CHECKPOINT else options.resume
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run folder")
+    file = run / CHECKPOINT
     contents = load_checkpoint(file)
     with made_by_this_version(file):
         config = RunConfig.from_dict(contents["config"])
@@ -216,7 +217,7 @@ def _resumed_config(options: argparse.Namespace) -> RunConfig:
     data = config.data if options.data is None else replace(config.data, name=data_name(options.data))
     config = replace(config, train=train, data=data)
     expect_data(config)
-    return config
+    return run, config
 
 
 def _draw_validation(run: Path, config: RunConfig) -> None:
