@@ -11,6 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "python" / "tinyssd"
 # From the ground up: a room imports from those before it.
 ROOMS = (
     ("errors", "files", "text"),
+    ("terminal",),
     ("data",),
     ("model",),
     ("run",),

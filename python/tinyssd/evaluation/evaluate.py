@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from tinyssd.data.loader import to_input
 from tinyssd.data.source import IGNORED_FROM, PADDING
@@ -84,7 +85,7 @@ def evaluate(
     anchors_seen = 0
     predictions: list[np.ndarray] = []
     truth: list[np.ndarray] = []
-    for images, labels in loader:
+    for images, labels in tqdm(loader, desc="evaluating", unit=" batches", leave=False, disable=None):
         labels = labels.to(device)
         anchors, scores, offsets = model(to_input(images.to(device), channels_last))
         offset_targets, mask, classes = multibox_target(anchors, labels, match_iou)
