@@ -157,12 +157,13 @@ def detector_predictions(data: str | None, run: Path, num_images: int, seed: int
         InputError: If there are no pictures, there is no ``tinyssd``, or the detector in ``run`` has another shape.
     """
     try:
-        from tinyssd.checkpoint import FILE_NAME, load_model
-        from tinyssd.config import DataConfig, RunConfig, TrainConfig
-        from tinyssd.data import Pictures, to_input
-        from tinyssd.model import TinySSDConfig
-        from tinyssd.sources import open_data
-        from tinyssd.train import train
+        from tinyssd.data.config import DataConfig
+        from tinyssd.data.loader import Pictures, to_input
+        from tinyssd.data.open import open_data
+        from tinyssd.model.network import TinySSDConfig
+        from tinyssd.run.checkpoint import FILE_NAME, load_model
+        from tinyssd.run.config import RunConfig, TrainConfig
+        from tinyssd.training.train import train
     except ImportError as error:
         raise InputError(f"tinyssd is not importable ({error})") from error
     if data is None:

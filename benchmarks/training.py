@@ -19,8 +19,8 @@ def make_step_inputs(num_images: int, seed: int) -> tuple[Any, ...]:
         InputError: If ``tinyssd`` cannot be imported.
     """
     try:
-        from tinyssd.loss import LossConfig
-        from tinyssd.model import TinySSD
+        from tinyssd.model.loss import LossConfig
+        from tinyssd.model.network import TinySSD
     except ImportError as error:
         raise inputs.InputError(f"tinyssd is not importable ({error})") from error
     torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def make_step_inputs(num_images: int, seed: int) -> tuple[Any, ...]:
 
 def step(target: Callable[..., Any] | None, images: Tensor, labels: Tensor, targets: Any, trainer: Any) -> Tensor:
     """One step with ``target`` as the function that makes the targets; None: with the targets given."""
-    from tinyssd.loss import detection_loss
+    from tinyssd.model.loss import detection_loss
 
     model, optimizer, config = trainer
     anchors, scores, offsets = model(images)

@@ -16,6 +16,15 @@
 #define TINYSSD_INLINE inline __attribute__((always_inline))
 #endif
 
+// What a GPU runs; tests/simt compiles and runs it on the CPU.
+#if defined(__CUDA_ARCH__) || defined(TINYSSD_SIMT)
+#define TINYSSD_DEVICE_CODE
+#endif
+// Where two boxes meet: tests/simt counts it.
+#if !defined(TINYSSD_COUNT_PAIR)
+#define TINYSSD_COUNT_PAIR()
+#endif
+
 namespace tinyssd {
 
 template <class T>
@@ -28,14 +37,14 @@ struct Box {
 // 0 either way.
 template <class T>
 TINYSSD_INLINE T larger(T a, T b) {
-#if defined(__CUDA_ARCH__)
+#if defined(TINYSSD_DEVICE_CODE)
   if constexpr (std::is_floating_point_v<T>) return std::fmax(a, b);
 #endif
   return a > b ? a : b;
 }
 template <class T>
 TINYSSD_INLINE T smaller(T a, T b) {
-#if defined(__CUDA_ARCH__)
+#if defined(TINYSSD_DEVICE_CODE)
   if constexpr (std::is_floating_point_v<T>) return std::fmin(a, b);
 #endif
   return a < b ? a : b;
@@ -48,6 +57,7 @@ TINYSSD_INLINE T area(const Box<T>& box) {
 
 template <class T>
 TINYSSD_INLINE T intersection(const Box<T>& a, const Box<T>& b) {
+  TINYSSD_COUNT_PAIR();
   const T width = larger(smaller(a.x2, b.x2) - larger(a.x1, b.x1), T(0));
   const T height = larger(smaller(a.y2, b.y2) - larger(a.y1, b.y1), T(0));
   return width * height;
@@ -57,7 +67,7 @@ template <class T>
 TINYSSD_INLINE T iou(const Box<T>& a, T area_a, const Box<T>& b, T area_b) {
   const T inter = intersection(a, b);
   const T united = area_a + area_b - inter;
-#if defined(__CUDA_ARCH__)
+#if defined(TINYSSD_DEVICE_CODE)
   // Most pairs do not meet, and dividing 0 is a subroutine on a GPU: they divide 1 by 1.
   const bool meet = inter > T(0) && united > T(0);
   return meet ? (meet ? inter : T(1)) / (meet ? united : T(1)) : T(0);
@@ -87,6 +97,7 @@ TINYSSD_INLINE T edge_share(bool bounds, bool tie) {
 // Adds grad * d iou(a, b) / d a. At a tie of two edges each gets half, as torch.maximum does.
 template <class T>
 TINYSSD_INLINE void add_iou_gradient(const Box<T>& a, const Box<T>& b, T grad, Box<T>* sum) {
+  TINYSSD_COUNT_PAIR();
   const T raw_w = smaller(a.x2, b.x2) - larger(a.x1, b.x1), raw_h = smaller(a.y2, b.y2) - larger(a.y1, b.y1);
   const T w = larger(raw_w, T(0)), h = larger(raw_h, T(0));
   const T inter = w * h, united = area(a) + area(b) - inter;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tinyssd.errors import ConfigError
-from tinyssd.loss import IGNORED, LossConfig, class_loss, detection_loss
+from tinyssd.model.loss import IGNORED, LossConfig, class_loss, detection_loss
 from torch.nn import functional
 
 B, A, C = 4, 60, 3

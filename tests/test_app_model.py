@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from tinyssd.errors import ConfigError
-from tinyssd.loss import LossConfig, detection_loss
-from tinyssd.model import TinySSD, TinySSDConfig
+from tinyssd.model.loss import LossConfig, detection_loss
+from tinyssd.model.network import TinySSD, TinySSDConfig
 
 from tinyssd_ops import multibox_prior, multibox_target
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cases
 import oracle
 import pytest
@@ -21,6 +23,33 @@ def test_parity(other, simd_path, anchors, gts):
         for valid in (None, torch.rand(len(gts), generator=cases.generator(7)) < 0.7):
             expected = reference.assign_anchors(anchors, gts, valid, threshold)
             assert_same(other.assign_anchors(anchors, gts, valid, threshold), expected, threshold)
+
+
+def _many() -> list[Any]:
+    """Inputs around the CUDA kernels' tiles of 128 anchors, blocks of 1,024 and chunks of 256 boxes."""
+    anchors, far = cases.random_boxes(1_100, 1, side=0.1), cases.random_boxes(90, 2) + 100
+    few = far.clone()
+    few[::7] = cases.random_boxes(13, 3)
+    # Most boxes have an IoU of 0 with all anchors, and those that do not hold anchors among the first.
+    held = torch.cat((far[:40], anchors[:30], far[40:]))
+    found = {
+        "chunks": (anchors, cases.random_boxes(270, 4, side=0.2)),
+        "one_box_over_and_over": (anchors, anchors[17:18].repeat(60, 1)),
+        "all_miss": (anchors[:70], far),
+        "most_miss": (anchors[:260], few),
+        "most_miss_and_some_hold": (anchors[:130], held),
+        "more_than_anchors": (anchors[:50], held),
+    }
+    return [pytest.param(*case, id=name) for name, case in found.items()]
+
+
+@pytest.mark.parametrize(("anchors", "gts"), _many())
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_parity_of_many(other, anchors, gts, threshold):
+    valid = torch.rand(len(gts), generator=cases.generator(7)) < 0.8
+    for mask in (None, valid):
+        expected = reference.assign_anchors(anchors, gts, mask, threshold)
+        assert_same(other.assign_anchors(anchors, gts, mask, threshold), expected)
 
 
 @pytest.mark.parametrize(("anchors", "gts"), cases.assign_cases())

@@ -24,6 +24,27 @@ def test_parity(other, simd_path, kind, dtype):
     assert_same(other.box_iou(boxes1, boxes2), reference.box_iou(boxes1, boxes2))
 
 
+@pytest.mark.parametrize("columns", [132, 131])
+@pytest.mark.parametrize("odd", [None, 0.0, 2.0**-21, 2.0**18, NAN, -INF])
+def test_parity_at_the_edges_of_ordinary(other, columns, odd):
+    """Corners of the smallest and the largest size with which a kernel may divide in few instructions, and beyond.
+
+    Neighbours in floating point make the thinnest intersections.
+    """
+    random = cases.generator(columns)
+    least, most = torch.tensor(2.0**-20), torch.tensor(2.0**18).nextafter(torch.tensor(0.0))
+    edges = torch.stack([least, least.nextafter(torch.tensor(1.0)), least * 3, torch.tensor(1.0), most / 3, most])
+    corners = torch.cat((-edges, torch.zeros(1), edges))[torch.randint(13, (columns, 4), generator=random)]
+    boxes = torch.cat((corners[:, :2].minimum(corners[:, 2:]), corners[:, :2].maximum(corners[:, 2:])), dim=1)
+    boxes[:, 2:] = torch.where(boxes[:, 2:] > boxes[:, :2], boxes[:, 2:], boxes[:, :2].nextafter(most))
+    boxes.clamp_(-most, most)
+    boxes[((boxes[:, 2:] - boxes[:, :2]) <= 0).any(dim=1)] = torch.tensor([0, 0, 1, 1.0])
+    rows = boxes[:40].flip(0).contiguous()
+    if odd is not None:
+        rows[17, 2] = odd
+    assert_same(other.box_iou(rows, boxes), reference.box_iou(rows, boxes))
+
+
 @pytest.mark.parametrize(
     ("lead1", "lead2"),
     [((), ()), ((3,), (3,)), ((3,), ()), ((), (2, 3)), ((2, 1), (1, 3)), ((2, 3), (3,)), ((1,), (0,)), ((0, 2), (2,))],
@@ -128,6 +149,28 @@ def test_gradient_parity(other, kind):
     boxes1, boxes2 = cases.BOXES[kind](20, 1).double(), cases.BOXES[kind](23, 1).double()
     for one, two in zip(_gradients(other, boxes1, boxes2), _gradients(reference, boxes1, boxes2), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9 * float(two.abs().max().clamp(min=1)))
+
+
+def test_gradient_of_a_large_batch(ops):
+    """So many that a kernel makes its tiles large; 33 by 33 leaves one row and one column over."""
+    boxes1, boxes2 = (cases.random_boxes(1024 * 33, seed).view(1024, 33, 4) for seed in (1, 2))
+    weight = torch.rand(33, 33, generator=cases.generator(3)).expand(1024, 33, 33)
+    for one, two in zip(
+        _gradients(ops, boxes1, boxes2, weight), _gradients(reference, boxes1, boxes2, weight), strict=True
+    ):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [NAN, INF, -INF])
+def test_gradient_of_a_broken_loss(ops, weight):
+    """Boxes apart multiply it by zero, which does not make it a number."""
+    boxes = torch.tensor([[0.0, 0, 1, 1], [2, 0, 3, 1], [4, 4, 5, 5]])
+    weights = torch.zeros(3, 3)
+    weights[0, 1] = weight
+    grad1, grad2 = _gradients(ops, boxes, boxes, weights)
+    assert grad1.isnan().all(dim=1).tolist() == [True, False, False]
+    assert grad2.isnan().all(dim=1).tolist() == [False, True, False]
+    assert_same((grad1[1:], grad2[::2]), (torch.zeros(2, 4), torch.zeros(2, 4)))
 
 
 def test_gradient_by_hand(ops):

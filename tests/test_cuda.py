@@ -130,10 +130,10 @@ def test_compiled_with_graphs(op):
 
 
 def _trainer(model):
-    """A step of the model's training from static inputs, as tinyssd.train takes it."""
-    train = pytest.importorskip("tinyssd.train", reason="tinyssd.train needs the application's packages")
-    from tinyssd.config import TrainConfig
-    from tinyssd.loss import LossConfig, detection_loss
+    """A step of the model's training from static inputs, as tinyssd.training takes it."""
+    train = pytest.importorskip("tinyssd.training.train", reason="tinyssd.training needs the application's packages")
+    from tinyssd.model.loss import LossConfig, detection_loss
+    from tinyssd.run.config import TrainConfig
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True)
 
@@ -150,7 +150,7 @@ def _trainer(model):
 
 def test_captured_training_step(monkeypatch):
     """Model, targets, loss, gradients and optimizer in one graph: the losses are those of steps taken one by one."""
-    from tinyssd.model import TinySSD
+    from tinyssd.model.network import TinySSD
 
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

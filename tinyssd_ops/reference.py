@@ -262,3 +262,9 @@ def _padding(boxes: Tensor, keep: Tensor) -> Tensor:
     rows = boxes.new_zeros(*keep.shape, 6)
     rows[..., 0] = -1
     return rows
+
+
+# The assigners have a file of their own; it needs box_iou from here, so it is imported last.
+from tinyssd_ops._reference_assigners import assign_atss as assign_atss  # noqa: E402
+from tinyssd_ops._reference_assigners import assign_task_aligned as assign_task_aligned  # noqa: E402
+from tinyssd_ops._reference_assigners import assign_threshold as assign_threshold  # noqa: E402

@@ -1,15 +1,18 @@
-// box_iou and its gradient on CUDA. box_iou is bound by writing its output: a thread owns kVector neighbouring columns,
-// whose boxes stay in registers, in kRows rows, and writes 16 bytes at once where rows are aligned to that. A block of
-// (x, y) threads covers x * kVector columns and y * kRows rows; narrow outputs get narrow, high blocks.
+// box_iou on CUDA, which is bound by writing its output. A thread owns kVector columns, whose boxes stay in registers,
+// in kRows rows. Where rows are aligned to 16 bytes the columns are neighbours and are written at once; elsewhere they
+// are blockDim.x apart, so that a warp still writes neighbours. A block of (x, y) threads covers x * kVector columns and
+// y * kRows rows; narrow outputs get narrow, high blocks.
 #include "../broadcast.h"
-#include "launch.cuh"
+#include "ordinary.cuh"
 
 namespace tinyssd {
 namespace {
 
-constexpr int kThreads = 128, kRows = 8;
+constexpr int kThreads = 128, kRows = 16;
+template <class T>
+constexpr int kVector = 16 / sizeof(T);
 
-template <class T, int kVector>
+template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads) box_iou_kernel(
     const Box<T>* __restrict__ boxes1,  // [..., N]
     const Box<T>* __restrict__ boxes2,  // [..., M]
@@ -18,41 +21,61 @@ __global__ void __launch_bounds__(kThreads) box_iou_kernel(
   const unsigned column_tile = blockIdx.x % column_tiles, row_tile = blockIdx.x / column_tiles % row_tiles;
   const int64_t matrix = blockIdx.x / column_tiles / row_tiles;
   const Broadcast::Sources sources = batch.sources(matrix);
-  const int64_t column = (int64_t{column_tile} * blockDim.x + threadIdx.x) * kVector;
-  if (column >= columns) return;
-  Box<T> own[kVector];
-  T areas[kVector];
-  for (int i = 0; i < kVector; ++i) {
-    own[i] = load_box(boxes2 + sources.second * columns + column + i);
+  const Box<T>* rows_boxes = boxes1 + sources.first * rows;
+  const int64_t tile_column = int64_t{column_tile} * blockDim.x * kVector<T>;
+  const int64_t column = tile_column + threadIdx.x * int64_t{kAligned ? kVector<T> : 1};
+  const int64_t stride = kAligned ? 1 : blockDim.x;
+  bool there[kVector<T>], odd = false;
+  Box<T> own[kVector<T>];
+  T areas[kVector<T>];
+  for (int i = 0; i < kVector<T>; ++i) {
+    there[i] = column + i * stride < columns;
+    own[i] = there[i] ? load_box(boxes2 + sources.second * columns + column + i * stride) : Box<T>{0, 0, 1, 1};
     areas[i] = area(own[i]);
+    odd |= !is_ordinary(own[i]);
   }
-  const int64_t first = int64_t{row_tile} * kRows * blockDim.y + threadIdx.y, step = blockDim.y;
-  if (first >= rows) return;
-  const int count = static_cast<int>(smaller(ceil_div(rows - first, step), int64_t{kRows}));
-  // Pointers that step: with an index for each row the compiler splits the store.
-  const Box<T>* source = boxes1 + sources.first * rows + first;
-  T* target = out + (matrix * rows + first) * columns + column;
+  const int64_t tile_row = int64_t{row_tile} * kRows * blockDim.y;
+  const int tile_rows = static_cast<int>(smaller(rows - tile_row, int64_t{kRows} * blockDim.y));
+  for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < tile_rows; i += kThreads) {
+    odd |= !is_ordinary(load_box(rows_boxes + tile_row + i));
+  }
+  const auto fill = [&](const auto& pair_iou) {
+    // Pointers that step: with an index for each row the compiler splits the store.
+    const Box<T>* source = rows_boxes + tile_row + threadIdx.y;
+    T* target = out + (matrix * rows + tile_row + threadIdx.y) * columns + column;
 #pragma unroll 2
-  for (int r = 0; r < count; ++r, source += step, target += step * columns) {
-    const Box<T> box = load_box(source);
-    const T box_area = area(box);
-    Pack<T, kVector> pack;
-    for (int i = 0; i < kVector; ++i) pack.values[i] = iou(box, box_area, own[i], areas[i]);
-    *reinterpret_cast<Pack<T, kVector>*>(target) = pack;
+    for (int r = threadIdx.y; r < tile_rows; r += blockDim.y, source += blockDim.y, target += blockDim.y * columns) {
+      const Box<T> box = load_box(source);
+      const T box_area = area(box);
+      Pack<T, kVector<T>> pack;
+      for (int i = 0; i < kVector<T>; ++i) pack.values[i] = pair_iou(box, box_area, own[i], areas[i]);
+      if constexpr (kAligned) {
+        if (there[0]) *reinterpret_cast<Pack<T, kVector<T>>*>(target) = pack;
+      } else {
+        for (int i = 0; i < kVector<T>; ++i) {
+          if (there[i]) target[i * stride] = pack.values[i];
+        }
+      }
+    }
+  };
+  if (__syncthreads_or(odd)) {
+    fill([](const Box<T>& a, T area_a, const Box<T>& b, T area_b) { return iou(a, area_a, b, area_b); });
+  } else {
+    fill([](const Box<T>& a, T area_a, const Box<T>& b, T area_b) { return ordinary_iou(a, area_a, b, area_b); });
   }
 }
 
-template <class T, int kVector>
+template <class T, bool kAligned>
 void launch_box_iou(
     const DeviceScope& scope, const Tensor& boxes1, const Tensor& boxes2, const Broadcast& batch, const Tensor& out) {
   const int64_t rows = boxes1.size(boxes1.dim() - 2), columns = boxes2.size(boxes2.dim() - 2);
   unsigned wide = kThreads;
-  while (wide > 1 && static_cast<int64_t>(wide / 2) * kVector >= columns) wide /= 2;
+  while (wide > 1 && static_cast<int64_t>(wide / 2) * kVector<T> >= columns) wide /= 2;
   const dim3 threads(wide, kThreads / wide);
   const int64_t row_tiles = ceil_div(rows, int64_t{kRows} * threads.y);
-  const int64_t column_tiles = ceil_div(columns, int64_t{kVector} * threads.x);
+  const int64_t column_tiles = ceil_div(columns, int64_t{kVector<T>} * threads.x);
   scope.launch(
-      box_iou_kernel<T, kVector>, batch.count * row_tiles * column_tiles, threads, 0, box_data<T>(boxes1),
+      box_iou_kernel<T, kAligned>, batch.count * row_tiles * column_tiles, threads, 0, box_data<T>(boxes1),
       box_data<T>(boxes2), batch, rows, columns, row_tiles, column_tiles, out.mutable_data_ptr<T>());
 }
 
@@ -66,108 +89,17 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
   if (out.numel() == 0) return out;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    constexpr int kVector = 16 / sizeof(T);
-    if (columns % kVector == 0) {
-      launch_box_iou<T, kVector>(scope, b1, b2, batch, out);
+    if (columns % kVector<T> == 0) {
+      launch_box_iou<T, true>(scope, b1, b2, batch, out);
     } else {
-      launch_box_iou<T, 1>(scope, b1, b2, batch, out);
+      launch_box_iou<T, false>(scope, b1, b2, batch, out);
     }
   });
   return out;
 }
 
-constexpr int kWarps = 8;
-
-template <class T>
-__device__ Box<T> plus(const Box<T>& a, const Box<T>& b) {
-  return {a.x1 + b.x1, a.y1 + b.y1, a.x2 + b.x2, a.y2 + b.y2};
-}
-
-// A warp owns a box of boxes1; its lanes share the boxes of boxes2.
-template <class T>
-__global__ void __launch_bounds__(kWarp* kWarps) box_iou_backward_rows_kernel(
-    const T* __restrict__ grad,         // [B, N, M]
-    const Box<T>* __restrict__ boxes1,  // [B, N]
-    const Box<T>* __restrict__ boxes2,  // [B, M]
-    int64_t num_batches, int64_t rows, int64_t columns,
-    Box<T>* __restrict__ grad1) {  // [B, N]
-  const int64_t i = blockIdx.x * int64_t{kWarps} + threadIdx.y;
-  if (i >= num_batches * rows) return;
-  const Box<T> own = load_box(boxes1 + i);
-  const Box<T>* others = boxes2 + i / rows * columns;
-  Box<T> sum = {0, 0, 0, 0};
-  for (int64_t j = threadIdx.x; j < columns; j += kWarp) {
-    add_iou_gradient(own, load_box(others + j), grad[i * columns + j], &sum);
-  }
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    sum = plus(
-        sum, {__shfl_xor_sync(kAllLanes, sum.x1, step), __shfl_xor_sync(kAllLanes, sum.y1, step),
-              __shfl_xor_sync(kAllLanes, sum.x2, step), __shfl_xor_sync(kAllLanes, sum.y2, step)});
-  }
-  if (threadIdx.x == 0) store_box(grad1 + i, sum);
-}
-
-template <class T>
-struct ColumnSums {
-  Box<T> parts[kWarps][kWarp];
-};
-
-// A block owns 32 boxes of boxes2, one a lane, so that a warp reads neighbours in a row; its warps share the rows.
-template <class T>
-__global__ void __launch_bounds__(kWarp* kWarps) box_iou_backward_columns_kernel(
-    const T* __restrict__ grad,         // [B, N, M]
-    const Box<T>* __restrict__ boxes1,  // [B, N]
-    const Box<T>* __restrict__ boxes2,  // [B, M]
-    int64_t rows, int64_t columns, int64_t column_tiles,
-    Box<T>* __restrict__ grad2) {  // [B, M]
-  auto& shared = shared_memory<ColumnSums<T>>();
-  const int64_t batch = blockIdx.x / column_tiles, column = blockIdx.x % column_tiles * kWarp + threadIdx.x;
-  Box<T> sum = {0, 0, 0, 0};
-  if (column < columns) {
-    const Box<T> own = load_box(boxes2 + batch * columns + column);
-    for (int64_t row = threadIdx.y; row < rows; row += kWarps) {
-      const int64_t i = batch * rows + row;
-      add_iou_gradient(own, load_box(boxes1 + i), grad[i * columns + column], &sum);
-    }
-  }
-  shared.parts[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y > 0 || column >= columns) return;
-  for (int warp = 1; warp < kWarps; ++warp) sum = plus(sum, shared.parts[warp][threadIdx.x]);
-  store_box(grad2 + batch * columns + column, sum);
-}
-
-std::tuple<Tensor, Tensor> box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2) {
-  const ScalarType dtype = check_box_iou_backward(grad, boxes1, boxes2);
-  const DeviceScope scope(boxes1);
-  const int64_t num_batches = boxes1.size(0), rows = boxes1.size(1), columns = boxes2.size(1);
-  const Tensor g = contiguous_as(grad, dtype), b1 = boxes_as(boxes1, dtype), b2 = boxes_as(boxes2, dtype);
-  const Tensor grad1 = new_tensor(b1, {num_batches, rows, 4}, dtype);
-  const Tensor grad2 = new_tensor(b2, {num_batches, columns, 4}, dtype);
-  with_type(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const dim3 threads(kWarp, kWarps);
-    if (grad1.numel() > 0) {
-      scope.launch(
-          box_iou_backward_rows_kernel<T>, ceil_div(num_batches * rows, kWarps), threads, 0, g.const_data_ptr<T>(),
-          box_data<T>(b1), box_data<T>(b2), num_batches, rows, columns, mutable_box_data<T>(grad1));
-    }
-    if (grad2.numel() > 0) {
-      const int64_t column_tiles = ceil_div(columns, kWarp);
-      scope.launch(
-          box_iou_backward_columns_kernel<T>, num_batches * column_tiles, threads, sizeof(ColumnSums<T>),
-          g.const_data_ptr<T>(), box_data<T>(b1), box_data<T>(b2), rows, columns, column_tiles,
-          mutable_box_data<T>(grad2));
-    }
-  });
-  return {grad1, grad2};
-}
-
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(tinyssd_ops, CUDA, m) {
-  m.impl("box_iou", TORCH_BOX(&box_iou));
-  m.impl("box_iou_backward", TORCH_BOX(&box_iou_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(tinyssd_ops, CUDA, m) { m.impl("box_iou", TORCH_BOX(&box_iou)); }
 
 }  // namespace tinyssd

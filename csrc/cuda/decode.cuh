@@ -1,9 +1,11 @@
 // The first launch of multibox_detection and detect: a thread owns an anchor of an image, decodes its box and ranks its
-// candidates.
+// candidates: its best class, or every object class (then the classes of an anchor lie side by side).
 #pragma once
 
 #include "../detection.h"
 #include "suppress.cuh"
+
+#include <limits>
 
 namespace tinyssd {
 
@@ -11,8 +13,8 @@ namespace tinyssd {
 template <class T>
 struct Decoded {
   Box<T>* boxes;     // [B, A]
-  RankKey<T>* keys;  // [B, N]: N = A, or A * (C - 1), the classes of an anchor side by side
-  int* classes;      // [B, A]: the best class of each anchor, or nullptr where every object class is a candidate
+  RankKey<T>* keys;  // [B, A]
+  int* classes;      // [B, A]: the best class of each anchor
   T* confidence;     // [B, A], or nullptr
 };
 
@@ -45,20 +47,54 @@ __global__ void __launch_bounds__(kDecodeThreads) decode_best_kernel(
   if (out.confidence != nullptr) out.confidence[i] = confidence;
 }
 
-// Every pair of an anchor and an object class is a candidate if it scores at least `least`.
+constexpr int kClassesEach = 8;  // that a thread of list_candidates_kernel looks at
+
+// Lists the pairs of an anchor and an object class that score at least `least`, as many as fit. A block owns 256 anchors
+// and 8 classes of an image, and decodes the boxes where those are the first classes.
 template <class T>
-__global__ void __launch_bounds__(kDecodeThreads) decode_all_kernel(
+__global__ void __launch_bounds__(kDecodeThreads) list_candidates_kernel(
     const T* __restrict__ probs,         // [B, C, A]
     const Box<T>* __restrict__ offsets,  // [B, A]
     const Box<T>* __restrict__ anchors,  // [A]
-    int64_t num_images, int num_classes, int64_t num_anchors, T least, const Decoded<T> out) {
-  const int64_t i = int64_t{blockIdx.x} * kDecodeThreads + threadIdx.x;
-  if (i >= num_images * num_anchors) return;
-  const int64_t image = i / num_anchors, anchor = i - image * num_anchors;
-  store_box(out.boxes + i, decode(load_box(anchors + anchor), load_box(offsets + i)));
-  for (int c = 1; c < num_classes; ++c) {
-    const T score = probs[(image * num_classes + c) * num_anchors + anchor];
-    out.keys[i * (num_classes - 1) + c - 1] = score >= least ? rank_key(score) : kNoCandidate<T>;
+    int num_classes, int64_t num_anchors, int blocks_of_anchors, int blocks_of_classes, T least, int64_t capacity,
+    Box<T>* __restrict__ boxes,       // [B, A]
+    Standing<T>* __restrict__ list,   // [B, capacity]
+    unsigned* __restrict__ listed) {  // [B]: how many there are, whether they fit or not
+  const int64_t part = blockIdx.x / blocks_of_anchors, image = part / blocks_of_classes;
+  const int first_class = static_cast<int>(part % blocks_of_classes) * kClassesEach + 1;
+  const int64_t anchor = int64_t{blockIdx.x % blocks_of_anchors} * kDecodeThreads + threadIdx.x;
+  const bool exists = anchor < num_anchors;
+  if (exists && first_class == 1) {
+    const int64_t i = image * num_anchors + anchor;
+    store_box(boxes + i, decode(load_box(anchors + anchor), load_box(offsets + i)));
+  }
+  const T* own = probs + image * num_classes * num_anchors + anchor;
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  T scores[kClassesEach];
+#pragma unroll
+  for (int k = 0; k < kClassesEach; ++k) {
+    const int c = first_class + k;
+    scores[k] = exists && c < num_classes ? own[c * num_anchors] : nan;
+  }
+  unsigned lanes[kClassesEach];  // which of the warp pass
+  int all = 0;
+#pragma unroll
+  for (int k = 0; k < kClassesEach; ++k) {
+    lanes[k] = __ballot_sync(kAllLanes, scores[k] >= least);
+    all += __popc(lanes[k]);
+  }
+  if (all == 0) return;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  unsigned place = 0;
+  if (lane == 0) place = atomicAdd(listed + image, static_cast<unsigned>(all));
+  place = __shfl_sync(kAllLanes, place, 0);
+#pragma unroll
+  for (int k = 0; k < kClassesEach; ++k) {
+    const unsigned mine = place + __popc(lanes[k] & ((1u << lane) - 1));
+    place += __popc(lanes[k]);
+    if ((lanes[k] >> lane & 1) == 0 || mine >= capacity) continue;
+    const int64_t candidate = anchor * (num_classes - 1) + first_class + k - 1;
+    list[image * capacity + mine] = standing<T>(rank_key(scores[k]), candidate);
   }
 }
 

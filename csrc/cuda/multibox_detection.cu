@@ -79,7 +79,7 @@ Tensor multibox_detection(
         box_data<T>(d), box_data<T>(a), num_images, static_cast<int>(num_classes), num_anchors, 0, false, T(0),
         decoded);
     const Candidates<T> in = {decoded.boxes, num_anchors, 1, decoded.keys};
-    suppress(scope, p, in, num_images, nms_threshold, num_anchors, scratch.get(keep), scratch.get(counts));
+    suppress(scope, p, in, num_images, nms_threshold, num_anchors, false, scratch.get(keep), scratch.get(counts));
     scope.fill_bytes(scratch.get(row_of), kNotKept, total * sizeof(int));
     scope.launch(
         multibox_detection_rows_kernel<T>, num_images, kRowThreads, sizeof(RowScan::TempStorage), decoded, num_anchors,

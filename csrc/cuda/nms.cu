@@ -8,6 +8,7 @@ template <class T>
 Candidates<T> candidates(const Tensor& boxes, const Tensor& scores, const std::optional<Tensor>& classes) {
   Candidates<T> in = {box_data<T>(boxes), scores.size(scores.dim() - 1), 1};
   in.scores = scores.const_data_ptr<T>();
+  in.scores_stride = in.size;
   if (classes) in.classes = classes->const_data_ptr<int64_t>();
   return in;
 }
@@ -26,13 +27,10 @@ Tensor nms_one(
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     suppress(
-        scope, b, candidates<T>(b, s, ids), 1, iou_threshold, size, keep.mutable_data_ptr<int64_t>(),
+        scope, b, candidates<T>(b, s, ids), 1, iou_threshold, size, false, keep.mutable_data_ptr<int64_t>(),
         count.mutable_data_ptr<int64_t>());
   });
-  int64_t kept = 0;
-  check_cuda(cudaMemcpyAsync(&kept, count.const_data_ptr(), sizeof(kept), cudaMemcpyDeviceToHost, scope.stream()));
-  check_cuda(cudaStreamSynchronize(scope.stream()));
-  return torch::stable::narrow(keep, 0, 0, kept);
+  return torch::stable::narrow(keep, 0, 0, scope.wait_for(count.const_data_ptr<int64_t>()));
 }
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {
@@ -55,13 +53,14 @@ std::tuple<Tensor, Tensor> nms_padded(
   const std::optional<Tensor> ids = contiguous_as(class_ids, ScalarType::Long);
   const Tensor keep = new_tensor(b, {num_images, most}, ScalarType::Long);
   const Tensor counts = new_tensor(b, {num_images}, ScalarType::Long);
+  scope.fill_bytes(keep.mutable_data_ptr(), -1, num_images * most * static_cast<int64_t>(sizeof(int64_t)));
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     Candidates<T> in = candidates<T>(b, s, ids);
     in.filtered = score_threshold.has_value();
     in.least = static_cast<T>(score_threshold.value_or(0));
     suppress(
-        scope, b, in, num_images, iou_threshold, most, keep.mutable_data_ptr<int64_t>(),
+        scope, b, in, num_images, iou_threshold, most, false, keep.mutable_data_ptr<int64_t>(),
         counts.mutable_data_ptr<int64_t>());
   });
   return {keep, counts};

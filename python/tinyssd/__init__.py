@@ -1,10 +1,11 @@
 """TinySSD: a small single-shot detector, from labelled pictures to drawn boxes.
 
-Read in this order: :mod:`tinyssd.model`, :mod:`tinyssd.loss`, :mod:`tinyssd.data`, :mod:`tinyssd.train`. The geometry
+Read in this order: :mod:`tinyssd.model.network`, :mod:`tinyssd.model.loss`, :mod:`tinyssd.data.loader`,
+:mod:`tinyssd.training.train`. The geometry
 underneath (anchors, matching, suppression) is :mod:`tinyssd_ops`.
 
-What a program of your own needs is here; a whole run, as the command line makes it, is :func:`tinyssd.train.train`.
-Use a trained network::
+What a program of your own needs is here; a whole run, as the command line makes it, is
+:func:`tinyssd.training.train.train`. Use a trained network::
 
     from PIL import Image
     from tinyssd import load_model, predict_picture
@@ -40,13 +41,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyssd.checkpoint import Trained, load_model
-    from tinyssd.data import AugmentConfig, Example, Pictures, Source, make_loader, open_folder, read_picture, to_input
+    from tinyssd.data.augment import AugmentConfig
+    from tinyssd.data.images import read_picture
+    from tinyssd.data.loader import Pictures, make_loader, to_input
+    from tinyssd.data.open import open_folder
+    from tinyssd.data.source import Example, Source
+    from tinyssd.data.synthetic import SyntheticSource
     from tinyssd.errors import CheckpointError, ConfigError, DataError, TinySSDError, TrainingError
-    from tinyssd.loss import LossConfig, detection_loss
-    from tinyssd.model import TinySSD, TinySSDConfig
-    from tinyssd.predict import Detection, drawn_detections, predict_picture
-    from tinyssd.synthetic import SyntheticSource
+    from tinyssd.model.loss import LossConfig, detection_loss
+    from tinyssd.model.network import TinySSD, TinySSDConfig
+    from tinyssd.prediction.predict import Detection, drawn_detections, predict_picture
+    from tinyssd.run.checkpoint import Trained, load_model
 
 __all__ = [
     "AugmentConfig",
@@ -74,7 +79,19 @@ __all__ = [
     "to_input",
 ]
 
-_MODULES = ("errors", "model", "loss", "data", "synthetic", "checkpoint", "predict")
+_MODULES = (
+    "errors",
+    "model.network",
+    "model.loss",
+    "data.source",
+    "data.augment",
+    "data.images",
+    "data.loader",
+    "data.open",
+    "data.synthetic",
+    "run.checkpoint",
+    "prediction.predict",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,8 @@ AddressSanitizer, and runs pytest with the backend "simt" alone. What needs more
 torch.compile, vmap, meta tensors) is left out, by conftest.py.
 
 TINYSSD_OPS_SIMT_SEEDS=n          every test with n seeds, each another order of blocks and threads; default 1
+TINYSSD_OPS_SIMT_RACES=1          instead of AddressSanitizer the race detector, weak memory, and threads that may be
+                                  overtaken at any access (see races.h)
 TINYSSD_OPS_SIMT_SHARED_MEMORY=n  the most shared memory that a kernel may ask for, in bytes; default 232448, as on an
                                   H100. 48 KB are always there, but what goes by this number takes its other path.
 """
@@ -19,7 +21,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -29,8 +31,18 @@ SANITIZERS = "address,alignment,bounds,shift,float-cast-overflow,integer-divide-
 COMMON = ["-std=c++20", "-fPIC", "-g", "-fno-omit-frame-pointer", "-fno-strict-aliasing", "-ffp-contract=off"]
 # The machine itself is not instrumented: it is trusted, and every switch goes through it.
 MACHINE = ["-O2", "-Wall", "-Wextra", *COMMON]
-KERNEL = ["-O1", *COMMON, "-fvisibility=hidden", f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all"]
-KERNEL += [f"-I{HERE / 'include'}", "-xc++"]
+KERNEL = [*COMMON, "-fvisibility=hidden", f"-I{HERE / 'include'}", "-xc++"]
+# How kernels are compiled. "watched": every access and basic block calls the machine (watch.cpp). "plain": basic
+# blocks alone, for what would take too long.
+VARIANTS = {
+    "checked": [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-O1", "-DTINYSSD_SIMT"],
+    "watched": [
+        *("-O2", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1", "-fsanitize-coverage=trace-pc"),
+        *("--param=tsan-instrument-func-entry-exit=0", "-fno-ipa-icf", "-fno-tree-vectorize", "-DTINYSSD_SIMT"),
+        *("-DSIMT_WATCHED", '-DSIMT_NAMESPACE="tinyssd_watched"'),
+    ],
+    "plain": ["-O2", "-fsanitize-coverage=trace-pc", "-fno-ipa-icf"],
+}
 
 
 def build_folder() -> Path:
@@ -82,13 +94,17 @@ def _is_current(target: Path, command: list[str]) -> bool:
     return all(Path(source).is_file() and Path(source).stat().st_mtime < made for source in sources)
 
 
-def compile_object(source: Path, options: list[str]) -> Path:
+def compile_object(source: Path, options: list[str], variant: str = "machine") -> Path:
     """Compiles a file unless that has been done."""
-    target = build_folder() / f"{source.parent.name}_{source.name}.o"
-    command = ["g++", "-c", *options, str(source), "-o", str(target), "-MD", "-MF", str(target.with_suffix(".d"))]
+    target = build_folder() / f"{variant}_{source.parent.name}_{source.name}.o"
+    # Written beside it first: another process may be at the same.
+    fresh = target.with_suffix(f".{os.getpid()}.o")
+    command = ["g++", "-c", *options, str(source)]
     if not _is_current(target, command):
         print(f"simt: compiling {source.name}", flush=True)
-        subprocess.run(command, check=True)
+        subprocess.run([*command, "-o", str(fresh), "-MD", "-MF", str(fresh.with_suffix(".d"))], check=True)
+        fresh.with_suffix(".d").replace(target.with_suffix(".d"))
+        fresh.replace(target)
         target.with_suffix(".cmd").write_text(repr(command))
     return target
 
@@ -97,30 +113,54 @@ def link(name: str, objects: list[Path], options: list[str]) -> Path:
     """Links objects to a library or program unless that has been done."""
     target = build_folder() / name
     if not target.is_file() or any(o.stat().st_mtime >= target.stat().st_mtime for o in objects):
-        command = ["g++", f"-fsanitize={SANITIZERS}", *map(str, objects), "-o", str(target), *options]
-        subprocess.run(command, check=True)
+        # A process that has loaded the old one keeps it.
+        fresh = target.with_name(f"{target.name}.{os.getpid()}")
+        subprocess.run(["g++", *map(str, objects), "-o", str(fresh), *options], check=True)
+        fresh.replace(target)
     return target
 
 
-def build_library() -> Path:
-    """The shared library of the ops tinyssd_simt::*."""
+def machine_objects(pool: ThreadPoolExecutor) -> list[Future[Path]]:
+    """The jobs that compile the machine."""
+    return [pool.submit(compile_object, source, MACHINE) for source in sorted(HERE.glob("*.cpp"))]
+
+
+def build_library(variant: str = "checked") -> Path:
+    """The shared library of the ops: tinyssd_simt::*, or tinyssd_watched::* if every access is watched.
+
+    The checked one holds its machine; the others share that of :func:`build_machine`.
+    """
     from torch.utils import cpp_extension
 
     includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-    options = [*KERNEL, "-DTORCH_TARGET_VERSION=0x020a000000000000", *includes, "-include", str(HERE / "simt.h")]
+    options = [*KERNEL, *VARIANTS[variant], "-DTORCH_TARGET_VERSION=0x020a000000000000", *includes]
+    options += ["-include", str(HERE / "simt.h")]
     sources = [CSRC / "library.cpp", *sorted((CSRC / "cuda").glob("*.cu"))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(compile_object, source, options) for source in sources]
-        jobs.append(pool.submit(compile_object, HERE / "machine.cpp", MACHINE))
+        jobs = [pool.submit(compile_object, source, options, variant) for source in sources]
+        if variant == "checked":
+            jobs += machine_objects(pool)
         objects = [job.result() for job in jobs]
-    paths = cpp_extension.library_paths()
-    return link("tinyssd_simt.so", objects, ["-shared", *(f"-L{p}" for p in paths), "-ltorch_cpu"])
+    flags = ["-shared", *(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cpu"]
+    if variant == "checked":
+        return link("tinyssd_simt.so", objects, [f"-fsanitize={SANITIZERS}", *flags])
+    machine = build_machine()
+    return link(f"tinyssd_simt_{variant}.so", objects, [*flags, str(machine), f"-Wl,-rpath,{machine.parent}"])
 
 
-def build_program(source: Path) -> Path:
+def build_machine() -> Path:
+    """The machine as a library of its own, for two libraries of kernels at once."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = [job.result() for job in machine_objects(pool)]
+    return link("libsimt_machine.so", objects, ["-shared", "-Wl,-soname,libsimt_machine.so", "-ldl"])
+
+
+def build_program(source: Path, variant: str = "checked") -> Path:
     """A program of kernels that needs no torch."""
-    objects = [compile_object(source, [*KERNEL, "-Wall", "-Wextra"]), compile_object(HERE / "machine.cpp", MACHINE)]
-    return link(source.stem, objects, [])
+    objects = [compile_object(source, [*KERNEL, *VARIANTS[variant], "-Wall", "-Wextra"], variant)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects += [job.result() for job in machine_objects(pool)]
+    return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"] if variant == "checked" else ["-ldl"])
 
 
 def main() -> int:
@@ -128,15 +168,21 @@ def main() -> int:
         print(f"simt: {reason}", file=sys.stderr)
         return 2
     try:
-        library = build_library()
+        races = os.environ.get("TINYSSD_OPS_SIMT_RACES") == "1"
+        library = build_library("watched" if races else "checked")
     except subprocess.CalledProcessError as error:
         print(f"simt: g++ failed: {error}", file=sys.stderr)
         return 2
     # The reference is what results are compared with; the package's own kernels need not be built.
     # Only Python's own streams are captured: a sanitizer's report, after which there is no Python, must get through.
     command = [sys.executable, "-m", "pytest", "--capture=sys", *sys.argv[1:]]
-    variables = environment(TINYSSD_OPS_SIMT=str(library), TINYSSD_OPS_BACKEND="reference")
-    return subprocess.run(command, env=variables, cwd=ROOT, check=False).returncode
+    variables = {"TINYSSD_OPS_SIMT": str(library), "TINYSSD_OPS_BACKEND": "reference"}
+    if races:
+        variables = {**os.environ, **variables, "TINYSSD_OPS_SIMT_NAMESPACE": "tinyssd_watched"}
+    else:
+        variables = environment(**variables)
+    os.chdir(ROOT)
+    os.execve(command[0], command, variables)
 
 
 if __name__ == "__main__":

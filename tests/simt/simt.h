@@ -1,14 +1,23 @@
-// Included before all else in every file of the library under test: registers its ops as tinyssd_simt::*, the CUDA
-// kernels for CPU tensors.
+// Included before all else in every file of the library under test: registers its ops as tinyssd_simt::* (or another
+// namespace), the CUDA kernels for CPU tensors.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
+
+#if defined(SIMT_WATCHED)
+extern "C" void simt_pair();
+#define TINYSSD_COUNT_PAIR() simt_pair()
+#endif
 
 namespace simt {
 
 constexpr const char* dispatch_key(const char* key) { return key[0] == 'C' && key[1] == 'U' ? "CPU" : key; }
 
 }  // namespace simt
+
+#if !defined(SIMT_NAMESPACE)
+#define SIMT_NAMESPACE "tinyssd_simt"
+#endif
 
 #undef STABLE_TORCH_LIBRARY
 #undef STABLE_TORCH_LIBRARY_IMPL
@@ -18,5 +27,5 @@ constexpr const char* dispatch_key(const char* key) { return key[0] == 'C' && ke
 #define SIMT_REGISTER(kind, key, m, function)                                                                \
   static void function(torch::stable::detail::StableLibrary&);                                               \
   static const torch::stable::detail::StableTorchLibraryInit C10_CONCATENATE(function, _now)(                \
-      torch::stable::detail::StableLibrary::Kind::kind, &function, "tinyssd_simt", key, __FILE__, __LINE__); \
+      torch::stable::detail::StableLibrary::Kind::kind, &function, SIMT_NAMESPACE, key, __FILE__, __LINE__); \
   void function(torch::stable::detail::StableLibrary& m)

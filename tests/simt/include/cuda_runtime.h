@@ -11,6 +11,7 @@
 #include <utility>
 
 #define __device__
+#define __host__
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
@@ -97,8 +98,8 @@ inline int __syncthreads_count(int predicate, simt::Place at = simt::Place::here
 inline int __syncthreads_or(int predicate, simt::Place at = simt::Place::here()) {
   return simt::block_count("__syncthreads_or", at, predicate) > 0;
 }
-// One execution among those that CUDA allows may have a fence do nothing: what others see is decided by who runs when.
-inline void __threadfence_block() {}
+inline void __threadfence_block() { simt::fence(false); }
+inline void __threadfence() { simt::fence(true); }
 
 // -- Warp operations
 
@@ -116,6 +117,13 @@ T __shfl_xor_sync(unsigned mask, T value, int flip, simt::Place at = simt::Place
 inline int __any_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
   return simt::reduce("__any_sync", at, mask, predicate != 0, [](bool a, bool b) { return a || b; });
 }
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  return simt::warp_operation("__ballot_sync", at, mask, predicate != 0, [](const bool* const* values, int) {
+    unsigned lanes = 0;
+    for (int i = 0; i < simt::kWarp; ++i) lanes |= static_cast<unsigned>(values[i] != nullptr && *values[i]) << i;
+    return lanes;
+  });
+}
 template <class T>
 T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()) {
   static_assert(simt::is_one_of<T, int, unsigned>);
@@ -124,15 +132,25 @@ T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()
 inline unsigned __reduce_or_sync(unsigned mask, unsigned value, simt::Place at = simt::Place::here()) {
   return simt::reduce("__reduce_or_sync", at, mask, value, [](unsigned a, unsigned b) { return a | b; });
 }
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  const unsigned own = predicate != 0 ? 1u << (simt::thread_rank() & (simt::kWarp - 1)) : 0u;
+  return simt::reduce("__ballot_sync", at, mask, own, [](unsigned a, unsigned b) { return a | b; });
+}
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 // -- Atomics: others may run before one, none during it. The operand converts to the type that the address has, as
 // CUDA's overloads do.
 
 namespace simt {
 
+// Where in the kernel's code this is: tells one atomic operation from the next.
+__attribute__((noinline)) inline const void* code_address() { return __builtin_return_address(0); }
+
 template <class T, class F>
-T atomic(T* address, const F& next) {
+__attribute__((always_inline)) inline T atomic(T* address, const F& next) {
   maybe_yield();
+  note_atomic(address, sizeof(T), code_address());
+  const Hidden hidden;
   const T before = *address;
   *address = next(before);
   return before;
@@ -142,7 +160,7 @@ T atomic(T* address, const F& next) {
 
 #define SIMT_ATOMIC(name, expression, ...)                                                 \
   template <class T>                                                                       \
-  T name(T* address, std::type_identity_t<T> value) {                                      \
+  __forceinline__ T name(T* address, std::type_identity_t<T> value) {                      \
     static_assert(simt::is_one_of<T, __VA_ARGS__>, #name ": CUDA has none for this type"); \
     return simt::atomic(address, [value](T old) -> T { return expression; });              \
   }
@@ -162,9 +180,15 @@ T atomicCAS(T* address, std::type_identity_t<T> expected, std::type_identity_t<T
 template <class T>
 T __ldcg(const T* address) {
   simt::maybe_yield();
-  return *address;
+  return *static_cast<const volatile T*>(address);
 }
 
+inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
+inline int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned>(x)) + 1; }
+inline int __ffsll(long long x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned long long>(x)) + 1; }
+inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
+inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 
@@ -206,10 +230,12 @@ cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute, int value) {
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  simt::charge_device("cudaMemsetAsync", {1, static_cast<double>(bytes), 0});
   memset(to, value, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  simt::charge_device("cudaMemcpyAsync", {1, static_cast<double>(bytes), 0});
   memcpy(to, from, bytes);
   return cudaSuccess;
 }
@@ -221,10 +247,10 @@ cudaError_t cudaLaunchKernelEx(
   if (const cudaError_t error = simt::check_launch(*config, address)) return error;
   // Parameters are passed by value, so each thread has its own.
   const auto run = [&](Parameters... parameters) {
-    auto body = [&] { kernel(parameters...); };
+    auto body = [&](const void* which) { reinterpret_cast<void (*)(Parameters...)>(which)(parameters...); };
     simt::launch(
         config->gridDim, config->blockDim, config->dynamicSmemBytes, address,
-        [](void* context) { (*static_cast<decltype(body)*>(context))(); }, &body);
+        [](void* context, const void* which) { (*static_cast<decltype(body)*>(context))(which); }, &body);
   };
   run(std::forward<Arguments>(arguments)...);
   return cudaSuccess;

@@ -30,8 +30,51 @@ std::vector<int> sorted_order(const Key* keys, int64_t size, int begin_bit, int 
   return order;
 }
 
-// Thread 0 works out what on a GPU all threads do together; blocks run one at a time.
-inline std::vector<int> ranks_of_block;
+// A pass takes a digit of 4 bits. For each item: its counter is read and written, one item after another; later read
+// again; then the key and the value go through shared memory, with conflicts of two. The counters, 8 a thread, are
+// cleared and scanned. Five barriers.
+inline void charge_block_sort(int items, int bits) {
+  const int passes = bits / 4;
+  simt::charge({passes * (20.0 * items + 60), passes * (9.0 * items + 18), passes * (60.0 * items + 460)});
+}
+
+// A scan by shuffles in each warp, a barrier, and the sums of the warps, read one after another without waiting.
+inline void charge_block_scan(int warps) { simt::charge({15.0 + 2 * warps, 1.0 + warps, 5 * 24.0 + 60 + 2 * warps}); }
+
+// As CUB's onesweep: a histogram and its scan, then a pass for each digit of 8 bits, which waits for the tiles before.
+// A single tile is one launch.
+inline void charge_device_sort(int64_t size, int bits, int64_t item_bytes, int64_t key_bytes) {
+  constexpr int64_t kSingleTile = 256 * 19;
+  const int passes = bits / 8;
+  if (size <= kSingleTile) {
+    simt::charge_device("cub::DeviceRadixSort (one tile)", {1, 2.0 * size * item_bytes, passes * 4500.0});
+    return;
+  }
+  const double bytes = static_cast<double>(size) * (key_bytes + 2.0 * passes * item_bytes);
+  simt::charge_device("cub::DeviceRadixSort", {2 + passes, bytes, 4000.0 + passes * 4000.0});
+}
+
+// A block a segment: passes of 6 bits, in each the segment three times at 16 bytes a cycle.
+inline void charge_segmented_sort(int64_t size, int64_t longest, int bits, int64_t item_bytes) {
+  const int passes = (bits + 5) / 6;
+  const double bytes = 3.0 * passes * static_cast<double>(size) * item_bytes;
+  simt::charge_device(
+      "cub::DeviceSegmentedRadixSort", {passes, bytes, passes * (2000.0 + 3.0 * longest * item_bytes / 16)});
+}
+
+// Thread 0 works out what on a GPU all threads do together.
+template <class Key>
+void rank_block(const Key* keys, int size) {
+  const simt::Hidden hidden;
+  const std::vector<int> order = sorted_order(keys, size, 0, 8 * sizeof(Key));
+  std::vector<int>& ranks = simt::block_numbers();
+  ranks.resize(size);
+  for (int rank = 0; rank < size; ++rank) ranks[order[rank]] = rank;
+}
+inline int rank_in_block(int index) {
+  const simt::Hidden hidden;
+  return simt::block_numbers()[index];
+}
 
 }  // namespace detail
 
@@ -50,15 +93,13 @@ class BlockRadixSort {
   explicit BlockRadixSort(TempStorage& storage) : storage_(storage) {}
 
   void SortBlockedToStriped(Key (&keys)[kItems], Value (&values)[kItems]) {
+    const simt::Quiet quiet;
+    detail::charge_block_sort(kItems, 8 * sizeof(Key));
     const int thread = simt::thread_rank();
     auto* shared_keys = reinterpret_cast<Key*>(storage_.bytes);
     for (int i = 0; i < kItems; ++i) shared_keys[thread * kItems + i] = keys[i];
     __syncthreads();
-    if (thread == 0) {
-      const std::vector<int> order = detail::sorted_order(shared_keys, kSize, 0, 8 * sizeof(Key));
-      detail::ranks_of_block.resize(kSize);
-      for (int rank = 0; rank < kSize; ++rank) detail::ranks_of_block[order[rank]] = rank;
-    }
+    if (thread == 0) detail::rank_block(shared_keys, kSize);
     __syncthreads();
     exchange(keys);
     __syncthreads();
@@ -70,7 +111,7 @@ class BlockRadixSort {
   void exchange(T (&items)[kItems]) {
     const int thread = simt::thread_rank();
     auto* shared = reinterpret_cast<T*>(storage_.bytes);
-    for (int i = 0; i < kItems; ++i) shared[detail::ranks_of_block[thread * kItems + i]] = items[i];
+    for (int i = 0; i < kItems; ++i) shared[detail::rank_in_block(thread * kItems + i)] = items[i];
     __syncthreads();
     for (int i = 0; i < kItems; ++i) items[i] = shared[i * kThreads + thread];
   }
@@ -90,6 +131,8 @@ class BlockScan {
   explicit BlockScan(TempStorage& storage) : storage_(storage) {}
 
   void ExclusiveSum(T input, T& output, T& aggregate) {
+    const simt::Quiet quiet;
+    detail::charge_block_scan(kWarps);
     const int thread = simt::thread_rank();
     const T inclusive =
         simt::warp_operation("cub::WarpScan", simt::Place::here(), ~0u, input, [](const T* const* values, int lane) {
@@ -150,6 +193,16 @@ struct DeviceSegmentedRadixSort {
       cudaStream_t = nullptr) {
     cudaError_t error;
     if (!detail::with_storage(storage, bytes, size, error)) return error;
+    const simt::Quiet quiet;
+    int64_t longest = 0;
+    for (int64_t segment = 0; segment < num_segments; ++segment) {
+      longest = std::max<int64_t>(longest, ends[segment] - begins[segment]);
+    }
+    if (num_segments == 1) {
+      detail::charge_device_sort(size, end_bit - begin_bit, sizeof(Key) + sizeof(Value), sizeof(Key));
+    } else {
+      detail::charge_segmented_sort(size, longest, end_bit - begin_bit, sizeof(Key) + sizeof(Value));
+    }
     for (int64_t segment = 0; segment < num_segments; ++segment) {
       const int64_t begin = begins[segment], count = ends[segment] - begin;
       const std::vector<int> order = detail::sorted_order(keys_in + begin, count, begin_bit, end_bit);
@@ -178,7 +231,9 @@ struct DeviceScan {
   static cudaError_t ExclusiveSum(void* storage, size_t& bytes, In in, Out out, int64_t size, cudaStream_t = nullptr) {
     cudaError_t error;
     if (!detail::with_storage(storage, bytes, size, error)) return error;
+    const simt::Quiet quiet;
     std::decay_t<decltype(in[0])> total{};
+    simt::charge_device("cub::DeviceScan", {2, static_cast<double>(size) * 2 * sizeof(total), 3000});
     for (int64_t i = 0; i < size; ++i) {
       const auto item = in[i];
       out[i] = total;

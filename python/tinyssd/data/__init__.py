@@ -1,0 +1,1 @@
+"""Labelled pictures: reading data sets, and batches of them."""

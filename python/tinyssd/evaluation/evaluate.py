@@ -1,0 +1,195 @@
+"""How good a detector is: class error, offset error, and average precision."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from tinyssd.data.loader import to_input
+from tinyssd.data.source import IGNORED_FROM, PADDING
+from tinyssd.model.network import TinySSD
+from tinyssd_ops import multibox_target
+
+
+@dataclass(frozen=True)
+class AveragePrecision:
+    """COCO's average precision, 0..1; NaN where there is no object.
+
+    Attributes:
+        ap: The mean over the IoU thresholds 0.50, 0.55, ..., 0.95 and over the classes.
+        ap50: At the IoU threshold 0.50.
+        per_class: ``ap`` of each class without background.
+        best_threshold: The confidence from which results should count: there the harmonic mean of precision and recall
+            at the IoU threshold 0.50 is highest (the mean over the classes that have objects).
+    """
+
+    ap: float
+    ap50: float
+    per_class: tuple[float, ...]
+    best_threshold: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What an evaluation finds.
+
+    Attributes:
+        class_error: Share of all anchors whose most likely class is wrong.
+        offset_mae: Mean absolute error of the four offsets of matched anchors.
+        ap: As in :class:`AveragePrecision`.
+        ap50: As in :class:`AveragePrecision`.
+        ap_per_class: As in :class:`AveragePrecision`.
+        best_threshold: As in :class:`AveragePrecision`.
+    """
+
+    class_error: float
+    offset_mae: float
+    ap: float
+    ap50: float
+    ap_per_class: tuple[float, ...]
+    best_threshold: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics by name, NaN as None: JSON has no NaN."""
+        values = {
+            **dataclasses.asdict(self),
+            "ap_per_class": [_or_none(value) for value in self.ap_per_class],
+        }
+        return {name: _or_none(value) if isinstance(value, float) else value for name, value in values.items()}
+
+
+@torch.no_grad()
+def evaluate(
+    model: TinySSD,
+    loader: DataLoader[tuple[Tensor, Tensor]],
+    device: torch.device,
+    channels_last: bool = True,
+    match_iou: float = 0.5,
+) -> Metrics:
+    """Runs the detector over all batches of ``loader``. Leaves it in evaluation mode."""
+    model.eval()
+    wrong = torch.zeros((), dtype=torch.int64, device=device)
+    absolute_error = torch.zeros((), dtype=torch.float64, device=device)
+    matched = torch.zeros((), dtype=torch.float64, device=device)
+    anchors_seen = 0
+    predictions: list[np.ndarray] = []
+    truth: list[np.ndarray] = []
+    for images, labels in tqdm(loader, desc="evaluating", unit=" batches", leave=False, disable=None):
+        labels = labels.to(device)
+        anchors, scores, offsets = model(to_input(images.to(device), channels_last))
+        offset_targets, mask, classes = multibox_target(anchors, labels, match_iou)
+        wrong += (scores.argmax(dim=-1) != classes).sum()
+        absolute_error += ((offsets - offset_targets) * mask).abs().sum()
+        matched += mask.sum()
+        anchors_seen += classes.numel()
+        rows, _ = model.select(anchors, scores, offsets)
+        predictions += [row[row[:, 0] > 0] for row in rows.cpu().numpy()]
+        truth += [row[row[:, 0] != PADDING] for row in labels.cpu().numpy()]
+    precision = average_precision(predictions, truth, model.config.num_classes - 1, model.config.image_size)
+    return Metrics(
+        class_error=wrong.item() / max(anchors_seen, 1),
+        offset_mae=absolute_error.item() / max(matched.item(), 1),
+        ap=precision.ap,
+        ap50=precision.ap50,
+        ap_per_class=precision.per_class,
+        best_threshold=precision.best_threshold,
+    )
+
+
+def average_precision(
+    predictions: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    num_classes: int,
+    image_size: tuple[int, int] = (256, 256),
+) -> AveragePrecision:
+    """COCO's average precision by pycocotools.
+
+    Args:
+        predictions: For each picture [K, 6], ``(class, confidence, x1, y1, x2, y2)``, classes from 1.
+        truth: For each picture [G, 5], ``(class, x1, y1, x2, y2)``, classes from 0, as data sets give them. Ignored
+            objects (class ``-2 - c``) are COCO's crowds: what lies in one counts neither for nor against.
+        num_classes: Classes without background.
+        image_size: Height and width that boxes, given as shares of the picture, are scaled to.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    height, width = image_size
+    scale = np.array([width, height, width, height], dtype=np.float64)
+    gt = [_true_annotation(image, row, scale) for image, rows in enumerate(truth) for row in rows.astype(float)]
+    found = [
+        {**_annotation(image, row[0], row[2:] * scale), "score": float(row[1])}
+        for image, rows in enumerate(predictions)
+        for row in rows.astype(float)
+    ]
+    # pycocotools prints its progress.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_coco(gt, len(truth), num_classes), _coco(found, len(truth), num_classes), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # [IoU threshold, recall, class] for objects of all sizes and at most 100 results a picture.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
+    confidence = evaluation.eval["scores"][0, :, :, 0, -1]
+    threshold = _best_threshold(precision[0], confidence, evaluation.params.recThrs)
+    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold)
+
+
+def _best_threshold(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> float:
+    """The mean over classes of the confidence with the highest F1; arrays [recall, class] and [recall]."""
+    present = (precision > -1).all(axis=0)
+    if not present.any():
+        return math.nan
+    f1 = 2 * precision * recall[:, None] / (precision + recall[:, None]).clip(min=1e-9)
+    return float(confidence[f1.argmax(axis=0), np.arange(f1.shape[1])][present].mean())
+
+
+def _true_annotation(image: int, row: np.ndarray, scale: np.ndarray) -> dict[str, Any]:
+    ignored = row[0] <= IGNORED_FROM
+    class_id = IGNORED_FROM - row[0] if ignored else row[0]
+    return {**_annotation(image, class_id + 1, row[1:] * scale), "iscrowd": int(ignored)}
+
+
+def _annotation(image: int, class_id: float, box: np.ndarray) -> dict[str, Any]:
+    x1, y1, x2, y2 = (float(value) for value in box)
+    size = [x2 - x1, y2 - y1]
+    return {
+        "image_id": image,
+        "category_id": int(class_id),
+        "bbox": [x1, y1, *size],
+        "area": size[0] * size[1],
+    }
+
+
+def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) -> Any:
+    from pycocotools.coco import COCO
+
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image} for image in range(num_images)],
+        "categories": [{"id": class_id} for class_id in range(1, num_classes + 1)],
+        # Ids from 1: pycocotools takes 0 for "not matched".
+        "annotations": [{"iscrowd": 0, **row, "id": i} for i, row in enumerate(annotations, start=1)],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _mean(precision: np.ndarray) -> float:
+    """The mean of the entries that are there; pycocotools marks others with -1."""
+    present = precision[precision > -1]
+    return float(present.mean()) if present.size else math.nan
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,108 @@
+"""Run folders and the checkpoints in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyssd.errors import CheckpointError
+from tinyssd.files import write_atomically
+from tinyssd.model.network import TinySSD
+from tinyssd.run.config import RunConfig
+from tinyssd.run.folder import CHECKPOINT
+
+_FORMAT = 1
+_DEFAULT_THRESHOLD = 0.5
+
+
+def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
+    """Writes a checkpoint so that there is a whole one at any moment, the old or the new.
+
+    Args:
+        path: The file.
+        contents: Tensors, numbers, strings and containers of them: what ``torch.load(weights_only=True)`` accepts.
+
+    Raises:
+        CheckpointError: If it cannot be written, as on a full disk; an older one is still there then.
+    """
+    try:
+        write_atomically(path, lambda temporary: torch.save({"format": _FORMAT, **contents}, temporary))
+    except (OSError, RuntimeError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "is the disk full?"
+        raise CheckpointError(f"{path}: the checkpoint could not be written ({reason})") from error
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The contents of a checkpoint, its tensors on ``device``.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, or no checkpoint of this program.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    try:
+        contents = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: damaged or not a checkpoint; the file cannot be read") from error
+    if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this version of tinyssd")
+    return contents
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run made.
+
+    Attributes:
+        model: In evaluation mode.
+        config: Of the run.
+        score_threshold: The confidence from which its results should count, found on the validation pictures.
+    """
+
+    model: TinySSD
+    config: RunConfig
+    score_threshold: float
+
+
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
+    """The trained network of a checkpoint, ready to predict.
+
+    Args:
+        path: A checkpoint, or the run folder that holds it.
+        device: Where the network goes.
+
+    Raises:
+        CheckpointError: If there is no usable checkpoint.
+    """
+    file = checkpoint_path(Path(path))
+    contents = load_checkpoint(file, device)
+    with made_by_this_version(file):
+        config = RunConfig.from_dict(contents["config"])
+        model = TinySSD.from_config(config.model)
+        model.load_state_dict(contents["model"])
+        history = contents["progress"]["history"]
+        threshold = history[-1].get("best_threshold") if history else None
+    model.to(device)
+    # None where no picture was evaluated yet, or none held an object.
+    return Trained(model.eval(), config, _DEFAULT_THRESHOLD if threshold is None else threshold)
+
+
+@contextlib.contextmanager
+def made_by_this_version(path: Path) -> Iterator[None]:
+    """Where the contents of a checkpoint are taken apart: what does not fit becomes a :class:`CheckpointError`."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: does not fit this version of tinyssd, another one made it") from error
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The checkpoint of a run folder; a file stands for itself."""
+    return path / CHECKPOINT if path.is_dir() else path
