@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 import tinyssd_ops as ops
@@ -73,5 +72,3 @@ def _matching_rule(ours: Tensor, theirs: Tensor) -> Agreement:
     different = int((ours != theirs).sum())
     note = f"another matching rule: {different} of {ours.numel()} anchors differ" if different else ""
     return Agreement(different == 0, note)
-
-
