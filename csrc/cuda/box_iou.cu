@@ -1,4 +1,4 @@
-// box_iou and its gradient on CUDA. box_iou is bound by writing its output: a thread owns kVector neighbouring columns,
+// box_iou on CUDA; its gradient is iou_pairs_backward. It is bound by writing its output: a thread owns kVector neighbouring columns,
 // whose boxes stay in registers, in kRows rows, and writes 16 bytes at once where rows are aligned to that. A block of
 // (x, y) threads covers x * kVector columns and y * kRows rows; narrow outputs get narrow, high blocks.
 #include "../broadcast.h"
@@ -76,98 +76,8 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
   return out;
 }
 
-constexpr int kWarps = 8;
-
-template <class T>
-__device__ Box<T> plus(const Box<T>& a, const Box<T>& b) {
-  return {a.x1 + b.x1, a.y1 + b.y1, a.x2 + b.x2, a.y2 + b.y2};
-}
-
-// A warp owns a box of boxes1; its lanes share the boxes of boxes2.
-template <class T>
-__global__ void __launch_bounds__(kWarp* kWarps) box_iou_backward_rows_kernel(
-    const T* __restrict__ grad,         // [B, N, M]
-    const Box<T>* __restrict__ boxes1,  // [B, N]
-    const Box<T>* __restrict__ boxes2,  // [B, M]
-    int64_t num_batches, int64_t rows, int64_t columns,
-    Box<T>* __restrict__ grad1) {  // [B, N]
-  const int64_t i = blockIdx.x * int64_t{kWarps} + threadIdx.y;
-  if (i >= num_batches * rows) return;
-  const Box<T> own = load_box(boxes1 + i);
-  const Box<T>* others = boxes2 + i / rows * columns;
-  Box<T> sum = {0, 0, 0, 0};
-  for (int64_t j = threadIdx.x; j < columns; j += kWarp) {
-    add_iou_gradient(own, load_box(others + j), grad[i * columns + j], &sum);
-  }
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    sum = plus(
-        sum, {__shfl_xor_sync(kAllLanes, sum.x1, step), __shfl_xor_sync(kAllLanes, sum.y1, step),
-              __shfl_xor_sync(kAllLanes, sum.x2, step), __shfl_xor_sync(kAllLanes, sum.y2, step)});
-  }
-  if (threadIdx.x == 0) store_box(grad1 + i, sum);
-}
-
-template <class T>
-struct ColumnSums {
-  Box<T> parts[kWarps][kWarp];
-};
-
-// A block owns 32 boxes of boxes2, one a lane, so that a warp reads neighbours in a row; its warps share the rows.
-template <class T>
-__global__ void __launch_bounds__(kWarp* kWarps) box_iou_backward_columns_kernel(
-    const T* __restrict__ grad,         // [B, N, M]
-    const Box<T>* __restrict__ boxes1,  // [B, N]
-    const Box<T>* __restrict__ boxes2,  // [B, M]
-    int64_t rows, int64_t columns, int64_t column_tiles,
-    Box<T>* __restrict__ grad2) {  // [B, M]
-  auto& shared = shared_memory<ColumnSums<T>>();
-  const int64_t batch = blockIdx.x / column_tiles, column = blockIdx.x % column_tiles * kWarp + threadIdx.x;
-  Box<T> sum = {0, 0, 0, 0};
-  if (column < columns) {
-    const Box<T> own = load_box(boxes2 + batch * columns + column);
-    for (int64_t row = threadIdx.y; row < rows; row += kWarps) {
-      const int64_t i = batch * rows + row;
-      add_iou_gradient(own, load_box(boxes1 + i), grad[i * columns + column], &sum);
-    }
-  }
-  shared.parts[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y > 0 || column >= columns) return;
-  for (int warp = 1; warp < kWarps; ++warp) sum = plus(sum, shared.parts[warp][threadIdx.x]);
-  store_box(grad2 + batch * columns + column, sum);
-}
-
-std::tuple<Tensor, Tensor> box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2) {
-  const ScalarType dtype = check_box_iou_backward(grad, boxes1, boxes2);
-  const DeviceScope scope(boxes1);
-  const int64_t num_batches = boxes1.size(0), rows = boxes1.size(1), columns = boxes2.size(1);
-  const Tensor g = contiguous_as(grad, dtype), b1 = boxes_as(boxes1, dtype), b2 = boxes_as(boxes2, dtype);
-  const Tensor grad1 = new_tensor(b1, {num_batches, rows, 4}, dtype);
-  const Tensor grad2 = new_tensor(b2, {num_batches, columns, 4}, dtype);
-  with_type(dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const dim3 threads(kWarp, kWarps);
-    if (grad1.numel() > 0) {
-      scope.launch(
-          box_iou_backward_rows_kernel<T>, ceil_div(num_batches * rows, kWarps), threads, 0, g.const_data_ptr<T>(),
-          box_data<T>(b1), box_data<T>(b2), num_batches, rows, columns, mutable_box_data<T>(grad1));
-    }
-    if (grad2.numel() > 0) {
-      const int64_t column_tiles = ceil_div(columns, kWarp);
-      scope.launch(
-          box_iou_backward_columns_kernel<T>, num_batches * column_tiles, threads, sizeof(ColumnSums<T>),
-          g.const_data_ptr<T>(), box_data<T>(b1), box_data<T>(b2), rows, columns, column_tiles,
-          mutable_box_data<T>(grad2));
-    }
-  });
-  return {grad1, grad2};
-}
-
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(tinyssd_ops, CUDA, m) {
-  m.impl("box_iou", TORCH_BOX(&box_iou));
-  m.impl("box_iou_backward", TORCH_BOX(&box_iou_backward));
-}
+STABLE_TORCH_LIBRARY_IMPL(tinyssd_ops, CUDA, m) { m.impl("box_iou", TORCH_BOX(&box_iou)); }
 
 }  // namespace tinyssd
