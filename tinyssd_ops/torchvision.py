@@ -3,22 +3,22 @@
 ``from tinyssd_ops.torchvision import nms, batched_nms, box_iou`` in place of ``from torchvision.ops import ...``; or
 :func:`patched`, for code that cannot be changed. torchvision itself is needed by the latter alone.
 
-Results are torchvision's, float by float or to the last bits of a sum, but for what follows. Each line is a choice, held
-by a test (``tests/test_torchvision.py``).
+Results are torchvision's, float by float or to the last bits of a sum, but for what follows. Each line is a choice,
+held by a test (``tests/test_torchvision.py``).
 
 - **Order of equal scores**: always that of the indices. torchvision's ``batched_nms`` sorts 1,000 boxes and more again,
   in no stable order.
-- **NaN**: a box with a NaN overlaps nothing, so it is kept, and its IoU is 0, not NaN; a NaN score ranks last, not first.
+- **NaN**: a box with a NaN overlaps nothing, and its IoU is 0, not NaN; a NaN score ranks last, not first.
 - **No union**: two boxes without area, or with inverted sides, have the IoU 0 where torchvision divides 0 by 0; so does
   each other term of the family whose denominator is not positive and finite.
 - **Classes are compared as such**: ``batched_nms`` shifts no coordinates, where torchvision adds
   ``id * (largest coordinate + 1)`` and rounds, and lets boxes with negative coordinates reach into another class.
-- **Half precision**: float16 and bfloat16 boxes are computed in float32, from the first difference on; and ``nms`` takes
-  them on the CPU too, and boxes and scores of two dtypes.
+- **Half precision**: float16 and bfloat16 boxes are computed in float32, from the first difference on; and ``nms``
+  takes them on the CPU too, and boxes and scores of two dtypes.
 - **Integers**: computed in float64 and rounded once; torchvision's differences of uint8 and int16 boxes wrap around.
 - **Formats**: ``box_iou`` turns other formats into corners first, so that areas and intersection are rounded alike.
 - **Rotated formats** are refused.
-- **eps of** ``complete_box_iou_loss`` is used throughout; torchvision uses 1e-7 for all but ``alpha``, whatever is asked.
+- **eps of** ``complete_box_iou_loss`` is used throughout; torchvision uses 1e-7 for all but ``alpha``, whatever it is.
 - **Gradients at ties**: where boxes share an edge, each gets half of its slope; edges that touch count as overlapping;
   slopes are finite whatever the boxes are.
 - **Threshold of the IoU**: one below 0 suppresses by the IoU 0 too, whatever the boxes; one above 1, or NaN, suppresses
@@ -29,11 +29,13 @@ by a test (``tests/test_torchvision.py``).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _checks, ops
+from tinyssd_ops import _checks, _torchvision_patch, ops
 
 _FORMATS = ("xyxy", "xywh", "cxcywh")
 
@@ -138,6 +140,41 @@ def distance_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none
 def complete_box_iou_loss(boxes1: Tensor, boxes2: Tensor, reduction: str = "none", eps: float = 1e-7) -> Tensor:
     """As ``torchvision.ops.complete_box_iou_loss``: 1 - CIoU of [..., 4] and [..., 4], row by row."""
     return _loss(boxes1, boxes2, "ciou", reduction, eps)
+
+
+def patched() -> AbstractContextManager[None]:
+    """``with patched():`` an unmodified torchvision model runs on the kernels of this package.
+
+    Its detections are the same but for what this page lists; so are its losses, as long as no two proposals score the
+    same: which of them a random sample takes then depends on their order.
+
+    See :class:`tinyssd_ops._torchvision_patch.Patch` for what is replaced, and where.
+
+    Raises:
+        ImportError: If torchvision cannot be imported.
+    """
+    return _torchvision_patch.patched(_functions())
+
+
+def patch() -> _torchvision_patch.Patch:
+    """:func:`patched` for good, or until ``undo()`` of what it returns."""
+    return _torchvision_patch.Patch(_functions())
+
+
+def _functions() -> dict[str, Callable[..., Tensor]]:
+    """What takes the place of torchvision's functions. The rest of this page gains nothing."""
+    replaced = (
+        nms,
+        batched_nms,
+        box_iou,
+        generalized_box_iou,
+        distance_box_iou,
+        complete_box_iou,
+        generalized_box_iou_loss,
+        distance_box_iou_loss,
+        complete_box_iou_loss,
+    )
+    return {function.__name__: function for function in replaced}
 
 
 def _family(boxes1: Tensor, boxes2: Tensor, kind: str, eps: float = 0.0, fmt: str = "xyxy") -> Tensor:
