@@ -14,7 +14,7 @@ from benchmarks import peers
 from benchmarks.inputs import InputError
 from benchmarks.measure import Args, Timed, Timing, side_by_side, synchronize, variants_needed
 from benchmarks.results import PeerResult, Row, milliseconds, times
-from benchmarks.suite import Case, Peer
+from benchmarks.case import Case, Peer
 
 # What the kind of inputs of a captured row ends in.
 CAPTURED = ", captured"
