@@ -73,9 +73,9 @@ def assign_atss(
 ) -> Tensor:
     """Adaptive training sample selection: a threshold on the IoU for each box, from the anchors nearest to it.
 
-    The candidates of a box are, on each level, the ``topk`` anchors whose centres are nearest to the box's centre. Those
-    whose IoU reaches the mean plus the standard deviation of the candidates' IoUs, and whose centre lies inside the box
-    (not on its edge), are its own. An anchor that is so for several boxes goes to the one with the largest IoU.
+    The candidates of a box are, on each level, the ``topk`` anchors whose centres are nearest to the box's centre.
+    Those whose IoU reaches the mean plus the standard deviation of the candidates' IoUs, and whose centre lies inside
+    the box (not on its edge), are its own. An anchor that is so for several boxes goes to the one with the largest IoU.
 
     Distances are compared squared; mean and variance (that of a sample, as in the authors' code) are summed in float64,
     candidate by candidate, level by level, so that every backend returns the same bits.
