@@ -148,3 +148,60 @@ def assign_task_aligned(
     return backend.assign_task_aligned(
         scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored, topk, alpha, beta
     )
+
+
+def assign_simota(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    radius: float = 2.5,
+    topk: int = 10,
+) -> tuple[Tensor, Tensor]:
+    """SimOTA: each box takes the points of the lowest cost, as many as its predictions deserve.
+
+    Candidates are the points inside some box or near some box's centre, in both directions within ``radius`` strides of
+    it (not on an edge). The cost of a point for a box is the binary cross entropy of its scores, summed over the
+    classes, plus 3 times ``-log(IoU + 1e-8)``; points that are not both inside the box and near its centre cost more
+    than all that are (the penalty of the authors' code). A box takes as many points as the sum of its ``topk`` largest
+    IoUs with candidates, without the fraction, at least 1. A point that several boxes take goes to the one of the lowest
+    cost. A point with a NaN score takes no part.
+
+    Sums run over the classes in their order and over the IoUs from the largest on; logarithms are made of basic
+    operations and are at least -100, so that every backend returns the same bits.
+
+    Args:
+        scores: [B, A, C], the probabilities of the classes, 0..1; YOLOX has ``sqrt(class * objectness)``.
+        boxes: [B, A, 4], the predicted boxes.
+        points: [A, 2], ``(x, y)``: the centres of the cells that predict, in the unit of the boxes.
+        strides: [A], the width of each point's cell.
+        gt_labels: integers [B, G], 0..C - 1; a box of another class takes no point.
+        gt_boxes: [B, G, 4].
+        gt_valid: bool [B, G], False marks padding; None: all are valid.
+        gt_ignored: bool [B, G], True marks regions to be ignored, here by the IoU of the predicted boxes.
+        radius: In strides, 0 to 1e6.
+        topk: The most points of a box, 1..64.
+
+    Returns:
+        int64 [B, A]: the index of the point's box, -1 or -2. Float32 or float64 [B, A]: the IoU of the predicted box
+        with it, YOLOX's target of the class's score; 0 without a box.
+
+    Source: Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2.1.
+    """
+    backend = _backend(
+        scores=scores,
+        boxes=boxes,
+        points=points,
+        strides=strides,
+        gt_labels=gt_labels,
+        gt_boxes=gt_boxes,
+        gt_valid=gt_valid,
+        gt_ignored=gt_ignored,
+    )
+    return backend.assign_simota(
+        scores, boxes, points, strides, gt_labels, gt_boxes, gt_valid, gt_ignored, radius, topk
+    )
