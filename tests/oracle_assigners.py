@@ -173,7 +173,7 @@ def assign_simota(
     radius: float,
     topk: int,
 ) -> tuple[Tensor, Tensor]:
-    """One image. YOLOX, section 2.1, and OTA's dynamic k; in float64, so costs are not rounded as the ops round them."""
+    """One image. YOLOX, section 2.1, with OTA's dynamic k. Costs are in float64, not rounded as the ops round them."""
     s, b, p, g = _rows(scores), _rows(predicted), _rows(points), _rows(gts)
     narrow = points.numpy().dtype.type
     boxes, crowd = _split(len(g), valid, ignored)

@@ -168,8 +168,8 @@ def assign_simota(
     it (not on an edge). The cost of a point for a box is the binary cross entropy of its scores, summed over the
     classes, plus 3 times ``-log(IoU + 1e-8)``; points that are not both inside the box and near its centre cost more
     than all that are (the penalty of the authors' code). A box takes as many points as the sum of its ``topk`` largest
-    IoUs with candidates, without the fraction, at least 1. A point that several boxes take goes to the one of the lowest
-    cost. A point with a NaN score takes no part.
+    IoUs with candidates, without the fraction, at least 1. A point that several boxes take goes to the one of the
+    lowest cost. A point with a NaN score takes no part.
 
     Sums run over the classes in their order and over the IoUs from the largest on; logarithms are made of basic
     operations and are at least -100, so that every backend returns the same bits.
