@@ -73,5 +73,3 @@ def _matching_rule(ours: Tensor, theirs: Tensor) -> Agreement:
     different = int((ours != theirs).sum())
     note = f"another matching rule: {different} of {ours.numel()} anchors differ" if different else ""
     return Agreement(different == 0, note)
-
-

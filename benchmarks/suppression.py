@@ -78,9 +78,7 @@ def nms_cases(trained: Trained) -> Iterator[Case]:
 def worst_nms_cases() -> Iterator[Case]:
     """What makes a search among the kept boxes hard, each with its threshold; and one list on one thread or all."""
     one = Peer("one thread", on_one_thread(ops.nms), agreement.exact)
-    other = Peer(
-        "torchvision", peers.torchvision_nms, agreement.torchvision_kept, "torchvision", largest=_QUADRATIC
-    )
+    other = Peer("torchvision", peers.torchvision_nms, agreement.torchvision_kept, "torchvision", largest=_QUADRATIC)
     for kind, (boxes, threshold) in inputs.WORST.items():
         for size in (20_000, 100_000, 500_000):
 
@@ -147,5 +145,3 @@ def nms_padded_cases(trained: Trained) -> Iterator[Case]:
 
     size = 32 * 5_444
     yield Case("nms_padded", "detector", size, "B=32 N=5,444", detector, ops.nms_padded, others, (floors.sort(1),))
-
-

@@ -30,6 +30,10 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
       "assign_task_aligned(Tensor scores, Tensor boxes, Tensor points, Tensor gt_labels, Tensor gt_boxes, "
       "Tensor? gt_valid=None, Tensor? gt_ignored=None, int topk=13, float alpha=1.0, float beta=6.0) "
       "-> (Tensor, Tensor)");
+  // [B, A, C], [B, A, 4], [A, 2], [A], integer [B, G], [B, G, 4], bool [B, G] twice -> int64 [B, A], [B, A]
+  m.def(
+      "assign_simota(Tensor scores, Tensor boxes, Tensor points, Tensor strides, Tensor gt_labels, Tensor gt_boxes, "
+      "Tensor? gt_valid=None, Tensor? gt_ignored=None, float radius=2.5, int topk=10) -> (Tensor, Tensor)");
   // [N, 4], [N] -> int64 [K]
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   // [N, 4], [N], integer [N] -> int64 [K]

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from cases import assert_same
-from cases_assigners import detection_head
+from cases_assigners import detection_head, strides_of
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import tinyssd_ops
@@ -210,6 +210,7 @@ def _large_calls():
         "detect": predictions,
         "assign_threshold": (anchors, labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1, 0.5, 0.3, True, True),
         "assign_atss": (anchors, [400, 150, 50], labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1),
+        "assign_simota": (*head[:3], strides_of(900), *head[3:]),
         "assign_task_aligned": head,
     }
 

@@ -29,6 +29,7 @@ _CONSTANT = (
     "assign_threshold",
     "assign_atss",
     "assign_task_aligned",
+    "assign_simota",
 )
 _LIBRARIES: list[torch.library.Library] = []  # What is registered through one lasts as long as it does.
 
@@ -50,6 +51,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "assign_threshold": _fake_assigners.assign_threshold,
         "assign_atss": _fake_assigners.assign_atss,
         "assign_task_aligned": _fake_assigners.assign_task_aligned,
+        "assign_simota": _fake_assigners.assign_simota,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake)
@@ -67,6 +69,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "assign_threshold": functools.partial(_vmap_assign_anchors, ops.assign_threshold),
         "assign_atss": functools.partial(_vmap_assign_anchors, ops.assign_atss, gt_boxes=2),
         "assign_task_aligned": _vmap_images(ops.assign_task_aligned, shared=2),
+        "assign_simota": _vmap_images(ops.assign_simota, shared=(2, 3)),
     }
     for name, rule in rules.items():
         torch.library.register_vmap(f"{namespace}::{name}", rule)
@@ -174,21 +177,22 @@ def _vmap_pairs(
     return op(*_mapped_in_front((boxes1, boxes2), in_dims, info.batch_size), *family), 0
 
 
-def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[..., tuple[Any, Any]]:
+def _vmap_images(op: Callable[..., Any], shared: int | tuple[int, ...] = ()) -> Callable[..., tuple[Any, Any]]:
     """A vmap rule for an op over images: the mapped dimension joins theirs.
 
-    Where the argument ``shared`` by all images (the anchors) is mapped too, the op runs once for each.
+    Where an argument ``shared`` by all images (the anchors) is mapped too, the op runs once for each.
     """
+    common = (shared,) if isinstance(shared, int) else shared
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         size = info.batch_size
-        one_by_one = shared is not None and in_dims[shared] is not None
+        one_by_one = any(in_dims[i] is not None for i in common)
         batched = [
-            _in_front(arg, dim, size) if isinstance(arg, Tensor) and (one_by_one or i != shared) else arg
+            _in_front(arg, dim, size) if isinstance(arg, Tensor) and (one_by_one or i not in common) else arg
             for i, (arg, dim) in enumerate(zip(args, in_dims, strict=False))
         ]
         batched += args[len(batched) :]
-        fronts = {i for i, arg in enumerate(batched) if isinstance(arg, Tensor) and (one_by_one or i != shared)}
+        fronts = {i for i, arg in enumerate(batched) if isinstance(arg, Tensor) and (one_by_one or i not in common)}
         if one_by_one and size == 0:
             pattern = op(*(arg.new_zeros(arg.shape[1:]) if i in fronts else arg for i, arg in enumerate(batched)))
             stacked = tree_map(lambda part: part.new_empty(0, *part.shape), pattern)

@@ -40,6 +40,7 @@ _KERNELS = (
     "assign_threshold",
     "assign_atss",
     "assign_task_aligned",
+    "assign_simota",
 )
 _TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
 
@@ -51,6 +52,11 @@ def _backend(**tensors: Tensor) -> Any:
         _checks.expect_tensor(name, tensor)
         native = native and tensor.device.type in _NATIVE_DEVICES
     return torch.ops.tinyssd_ops if native else reference
+
+
+def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """The optional tensors that are there."""
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def info() -> dict[str, Any]:
@@ -158,7 +164,7 @@ def assign_anchors(
 
     Source: the assignment of Zhang et al., "Dive into Deep Learning", section 14.4.3.
     """
-    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, **({} if gt_valid is None else {"gt_valid": gt_valid}))
+    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, **_given(gt_valid=gt_valid))
     return backend.assign_anchors(anchors, gt_boxes, gt_valid, _checks.number("iou_threshold", iou_threshold))
 
 
@@ -236,7 +242,7 @@ def nms_padded(
     Returns:
         int64 [B, K]: the kept indices by falling score, equal scores by index, padded with -1; int64 [B]: how many.
     """
-    backend = _backend(boxes=boxes, scores=scores, **({} if class_ids is None else {"class_ids": class_ids}))
+    backend = _backend(boxes=boxes, scores=scores, **_given(class_ids=class_ids))
     iou_threshold = _checks.number("iou_threshold", iou_threshold)
     if score_threshold is not None:
         score_threshold = _checks.number("score_threshold", score_threshold)
