@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import tinyssd_ops as ops
 from benchmarks import inputs

@@ -14,7 +14,6 @@ from benchmarks.case import THRESHOLD, Case, Peer, Trained, detector_batch, on_o
 from benchmarks.measure import Args
 from tinyssd_ops import reference
 
-
 _SIZES = (100, 1_000, 5_000, 20_000, 100_000, 500_000)
 _CLASSES = 80
 # Peers that compare all pairs take seconds from here on, those with a spatial index somewhat later.

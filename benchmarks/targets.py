@@ -14,9 +14,9 @@ import torch
 
 from benchmarks import inputs
 from benchmarks.__main__ import print_environment, refuse_fallback, use_threads
+from benchmarks.case import Trained
 from benchmarks.results import Row, describe, milliseconds
 from benchmarks.runner import CAPTURED, line, run_captured, run_case
-from benchmarks.case import Trained
 from benchmarks.suite import cases
 from tinyssd_ops import info
 
