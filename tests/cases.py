@@ -176,7 +176,7 @@ SCORES: dict[str, Callable[..., Tensor]] = {f.__name__: f for f in (random_score
 # Around the blocks of 8 and 32 and the sort's switch at 192 (suppress.cpp and sort.h in csrc/cpu).
 NMS_SIZES = [1, 2, 7, 8, 9, 31, 32, 33, 65, 191, 192, 193, 289]
 # Around the grid's switch: that many kept boxes.
-KEPT_SIZES = [127, 128, 129]
+KEPT_SIZES = [383, 384, 385]
 
 
 def nms_cases() -> list[Any]:
