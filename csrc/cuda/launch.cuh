@@ -23,6 +23,13 @@ AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** s
 }
 #endif
 
+// Before a loop of a constant number of turns: the turns become one piece of code, whose loads are under way together.
+#if defined(__CUDACC__)
+#define TINYSSD_UNROLL _Pragma("unroll")
+#else
+#define TINYSSD_UNROLL _Pragma("GCC unroll 32")
+#endif
+
 namespace tinyssd {
 
 constexpr int kWarp = 32;
