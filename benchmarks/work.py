@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from benchmarks import work_rows
+from benchmarks import work_budgets, work_rows
 from benchmarks.work_machine import Counted, Machine
 from benchmarks.work_model import Work, bound, work_of
 
@@ -21,6 +23,8 @@ def main(argv: Sequence[str]) -> int:
         raise SystemExit(f"--filter {options.filter}: no row of that name; a name is like 'nms random N=1,000'")
     machine = Machine()
     print(header())
+    complaints, measured = [], {}
+    budgets = work_budgets.load() if options.check else {}
     for row in chosen:
         started = time.monotonic()
         args = row.make()
@@ -32,7 +36,17 @@ def main(argv: Sequence[str]) -> int:
         print(line(row, total, counted, floor, time.monotonic() - started), flush=True)
         if options.launches:
             print_launches(counted, works, footprint)
-    return 0
+        measured[row.name] = work_budgets.counts_of(total, counted.scratch)
+        if options.check:
+            complaints += work_budgets.exceeded(row.name, measured[row.name], budgets)
+            complaints += work_budgets.missed(row, total, counted.scratch, floor)
+    if options.json is not None:
+        options.json.write_text(json.dumps(measured, indent=1) + "\n")
+    if options.update:
+        work_budgets.save(measured)
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    return 1 if complaints else 0
 
 
 def header() -> str:
@@ -76,6 +90,9 @@ def short(value: float) -> str:
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.work", description=__doc__.partition(": ")[2])
     parser.add_argument("--filter", default="", metavar="REGEX", help="only the rows whose name matches")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a budget is exceeded or a goal is missed")
+    parser.add_argument("--update", action="store_true", help=f"rewrite the budgets ({work_budgets.FILE.name})")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the counts to this file")
     parser.add_argument("--launches", action="store_true", help="show each launch, and what bounds it")
     parser.add_argument("--blocks", type=int, default=64, help="blocks of a launch to count (default: %(default)s)")
     parser.add_argument(

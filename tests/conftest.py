@@ -32,6 +32,7 @@ _INFO = tinyssd_ops.info()
 _NATIVE_MODULE = sys.modules.get("tinyssd_ops._C")
 # Set by tests/simt/run.py: the CUDA kernels compiled for the CPU. They are then the one backend, called as bare ops.
 SIMT = os.environ.get("TINYSSD_OPS_SIMT")
+SIMT_NAMESPACE = os.environ.get("TINYSSD_OPS_SIMT_NAMESPACE", "tinyssd_simt")
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Backend:
     device: str
 
     def __getattr__(self, op: str) -> Callable[..., Any]:
-        modules = {"native": torch.ops.tinyssd_ops, "reference": reference, "simt": torch.ops.tinyssd_simt}
-        module = modules[self.name]
-        function = getattr(module, op)
+        if self.name == "reference":
+            function = getattr(reference, op)
+        else:
+            function = getattr(getattr(torch.ops, SIMT_NAMESPACE if self.name == "simt" else "tinyssd_ops"), op)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             # Meta tensors stay: they are how bad input gets a second device.
@@ -107,10 +109,13 @@ if SIMT:
     torch.ops.load_library(SIMT)
     _MACHINE = ctypes.CDLL(SIMT)
     # The gradient of box_iou, and the checks that bad input on the meta device meets.
-    _registration.register("tinyssd_simt")
+    _registration.register(SIMT_NAMESPACE)
+    if SIMT_NAMESPACE == "tinyssd_watched":
+        _MACHINE.simt_watch_races(1)
 
     # The rest of the tests is not about ops.
     collect_ignore_glob = ["test_app_*", "test_benchmarks.py", "test_boxes.py", "test_extension.py", "test_simt.py"]
+    collect_ignore_glob += ["test_work.py"]
 
     def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leaves out what needs more of PyTorch than kernels: opcheck, torch.compile, vmap and meta tensors.

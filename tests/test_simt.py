@@ -12,13 +12,13 @@ pytestmark = pytest.mark.skipif(run.missing() is not None, reason=str(run.missin
 
 
 @cache
-def _faults() -> str:
-    return str(run.build_program(run.HERE / "faults.cu"))
+def _program(name: str) -> str:
+    return str(run.build_program(run.HERE / name, "checked" if name == "faults.cu" else "watched"))
 
 
-def _run(case: str, kind: str, seeds: int) -> subprocess.CompletedProcess[str]:
+def _run(case: str, kind: str, seeds: int, program: str = "faults.cu") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [_faults(), case, kind, str(seeds)],
+        [_program(program), case, kind, str(seeds)],
         env=run.environment(LD_PRELOAD=""),
         capture_output=True,
         text=True,
@@ -27,9 +27,9 @@ def _run(case: str, kind: str, seeds: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-def _lines(case: str, kind: str, seeds: int = 20) -> list[str]:
+def _lines(case: str, kind: str, seeds: int = 20, program: str = "faults.cu") -> list[str]:
     """What each seed led to; the same if done again."""
-    first, second = _run(case, kind, seeds), _run(case, kind, seeds)
+    first, second = _run(case, kind, seeds, program), _run(case, kind, seeds, program)
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     return [line.strip() for line in first.stdout.splitlines()]
@@ -114,3 +114,41 @@ def test_a_block_that_spins_is_an_error():
 
 def test_launches_are_refused_as_by_cuda():
     assert _lines("refusals", "good", 1) == ["1 0 0 1 1 9 9 9 0"]
+
+
+GOOD_RACES = {
+    "fence": "20",
+    "increment": "64",
+    "late_store": "5",
+    "other_block": "7 7",
+    "scope": "2",
+    "shuffle": "5 20",
+    "stale_read": "4",
+    "syncwarp": "7 126",
+}
+
+
+@pytest.mark.parametrize("case", GOOD_RACES)
+def test_good_kernels_have_no_race(case):
+    assert _lines(case, "good", program="races.cu") == [GOOD_RACES[case]] * 20
+
+
+@pytest.mark.parametrize("case", ["fence", "increment", "other_block", "scope", "stale_read", "syncwarp"])
+def test_races_are_reported(case):
+    lines = _lines(case, "bad", program="races.cu")
+    assert len(lines) == 20
+    for line in lines:
+        assert "race: thread" in line
+        assert line.count("races.cu:") == 2
+        assert "nothing orders one before the other" in line
+
+
+def test_weak_memory_shows_a_store_that_is_late():
+    lines = _lines("late_store", "bad", program="races.cu")
+    assert set(lines) == {"5", "2"}
+
+
+def test_a_shuffle_with_a_wrong_mask_is_an_error():
+    errors = _run("shuffle", "bad", 20, "races.cu").stdout.split("simt: ")[1:]
+    assert len(errors) == 20
+    assert all("deadlock: no thread can go on" in error and "__shfl_xor_sync (races.cu:" in error for error in errors)

@@ -4,9 +4,18 @@
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_segmented_radix_sort.cuh>
 
+#include <cstdlib>
+
 namespace tinyssd {
 
-SuppressionSizes suppression_sizes;
+#if defined(__CUDACC__)
+const SuppressionSizes suppression_sizes;
+#else
+// tests/simt makes them so small that a few hundred boxes take every way.
+const SuppressionSizes suppression_sizes = std::getenv("TINYSSD_OPS_SIMT_SMALL") == nullptr
+                                               ? SuppressionSizes{}
+                                               : SuppressionSizes{128, 128, 128, 3, 1, 1 << 14, 128, 300, 8, 20};
+#endif
 
 namespace {
 
@@ -250,12 +259,5 @@ template void suppress(
     const DeviceScope&, const Tensor&, const Candidates<float>&, int64_t, double, int64_t, bool, int64_t*, int64_t*);
 template void suppress(
     const DeviceScope&, const Tensor&, const Candidates<double>&, int64_t, double, int64_t, bool, int64_t*, int64_t*);
-
-#if !defined(__CUDACC__)
-// For the tests.
-extern "C" __attribute__((visibility("default"))) void simt_set_suppression_sizes(const SuppressionSizes* sizes) {
-  suppression_sizes = *sizes;
-}
-#endif
 
 }  // namespace tinyssd

@@ -53,7 +53,7 @@ struct Candidates {
   }
 };
 
-// Sizes at which suppression changes its ways. Variables, so that the tests can make them small.
+// Sizes at which suppression changes its ways. No constants, so that the tests can make them small.
 struct SuppressionSizes {
   int64_t one_image = 4096, few_images = 2048, many_images = 1024;  // the capacity of a wave
   int64_t waves = 128;              // launched for the whole batch; what is left is finished by a block an image
@@ -63,7 +63,7 @@ struct SuppressionSizes {
   int64_t sorted_size = 8192;       // lists up to here are sorted by a block each, at most kSortThreads * kSortItems
   int64_t listed_share = 8, least_listed = 16384;  // a list holds this part of an image's candidates
 };
-extern SuppressionSizes suppression_sizes;
+extern const SuppressionSizes suppression_sizes;
 
 // A survivor of a wave, or a kept box.
 struct alignas(16) EntryTail {

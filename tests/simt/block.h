@@ -16,8 +16,10 @@ struct Block {
   uint64_t serial = 0;                         // among all of the grid
   std::vector<std::unique_ptr<Fiber>> fibers;  // by rank; more than the block has threads after a larger one
   int num_threads = 0, num_left = 0, num_at_barrier = 0;
+  uint32_t barriers = 0;  // passed
   char* shared_memory = nullptr;
   size_t shared_bytes = 0;
+  std::vector<int> numbers;       // of stand-ins
   BlockCounts* counts = nullptr;  // nullptr: this block is not counted
   uint32_t size = 0;              // basic blocks that its threads have run
 
@@ -43,6 +45,8 @@ void reschedule();
 void yield();
 // Demangled.
 std::string name_of_function(const void* address);
+// "nms.cu:17", of a return address.
+std::string line_of_code(const void* address);
 // Called before a sanitizer ends the process.
 void set_death_callback(void (*callback)());
 

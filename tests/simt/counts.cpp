@@ -438,11 +438,6 @@ void charge_device(const char* what, const DeviceCost& cost) {
   records.push_back(r);
 }
 
-void note_atomic(void* address, int bytes, const void* code) {
-  if (current->block == nullptr || current->block->counts == nullptr || quiet != 0) return;
-  count_access(*current, address, static_cast<unsigned>(bytes), Access::kAtomic, code);
-}
-
 }  // namespace simt
 
 extern "C" {

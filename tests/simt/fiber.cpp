@@ -1,6 +1,7 @@
 #include "fiber.h"
 
 #include "block.h"
+#include "races.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -71,6 +72,7 @@ void run(Fiber& to) {
   previous = std::exchange(current, &to);
   if (previous == &to) return;
   Fiber& from = *previous;
+  if (!from.stores.empty()) hide_stores(from);
   from.quiet = std::exchange(quiet, to.quiet);
   if (to.block != nullptr) {
     threadIdx = to.thread;
@@ -81,6 +83,7 @@ void run(Fiber& to) {
   }
   simt_switch(&from.stack_pointer, to.stack_pointer);
   finish_switch(current->fake_stack);
+  if (!current->stores.empty()) show_stores(*current);
 }
 
 void fiber_entered() { finish_switch(nullptr); }

@@ -2,16 +2,25 @@
 // one to another. AddressSanitizer is told, where it is there, since it must know whose stack it sees.
 #pragma once
 
+#include "clocks.h"
 #include "machine.h"
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 namespace simt {
 
 struct Block;
 
 enum class State { kIdle, kReady, kAtBarrier, kAtWarp, kReturned };
+
+// A store that others may not see yet: what they see instead, and while another fiber runs what was stored.
+struct Store {
+  char* address;
+  unsigned bytes;
+  char before[16], after[16];
+};
 
 struct Fiber {
   void* stack_pointer = nullptr;
@@ -24,6 +33,8 @@ struct Fiber {
   int rank = 0;
   uint3 thread{};
   int quiet = 0;
+  Clock clock;
+  std::vector<Store> stores;
   // What it waits for.
   const char* what = nullptr;
   Place at{};

@@ -3,6 +3,7 @@
 // launch from any fiber: run_blocks throws on the host's stack and resets the fibers left behind.
 #include "block.h"
 #include "counts.h"
+#include "races.h"
 
 #include <algorithm>
 #include <cstdio>
@@ -23,8 +24,12 @@ Launch launched;
 
 namespace {
 
+// Of the warp operations the one that orders memory.
+constexpr const char* kSyncWarp = "__syncwarp";
 // Polls of memory in a row without any thread getting further: the block spins.
 constexpr uint64_t kMostPolls = uint64_t{1} << 26;
+
+constexpr uint64_t kMostInFlight = 4;  // blocks
 
 // One launch at a time: autograd may launch from another thread.
 std::mutex launch_mutex;
@@ -105,7 +110,7 @@ void wake(Fiber& fiber) {
 
 // The stand-in's work, of one for all.
 void finish(Finish function, void* const* arguments, int count) {
-  const Quiet quiet;
+  const Hidden hidden;
   function(arguments, count);
 }
 
@@ -123,6 +128,7 @@ void finish_barrier(Block& block) {
     arguments[i] = fiber.argument;
   }
   if (block.counts != nullptr) count_barrier(block);
+  if (watching_races()) clock_barrier(block);
   for (int i = 0; i < block.num_threads; ++i) {
     if (block.fibers[i]->state == State::kAtBarrier) wake(*block.fibers[i]);
   }
@@ -133,6 +139,7 @@ void finish_barrier(Block& block) {
 void thread_returned(Fiber& me) {
   Block& block = *me.block;
   me.state = State::kReturned;
+  publish(me);
   polls = 0;
   --block.num_left;
   --num_running;
@@ -192,6 +199,7 @@ void run_blocks(const uint64_t* indices, int count) {
     memory.emplace_back(nullptr, &std::free);
     start_block(*blocks[i], indices[i], memory.back());
     begin_counts(*blocks[i]);
+    begin_races(*blocks[i]);
   }
   current = &host;
   reschedule();
@@ -256,6 +264,8 @@ uint64_t random() {
 
 int thread_rank() { return current->rank; }
 
+std::vector<int>& block_numbers() { return current->block->numbers; }
+
 void maybe_yield() {
   if (++polls > kMostPolls) fail("the block spins: its threads poll memory and none gets further" + everyone());
   // While counting, only so that who waits for memory sees it change.
@@ -267,6 +277,7 @@ void meet_block(const char* what, Place at, void* argument, Finish finish) {
   Block& block = *me.block;
   me.what = what, me.at = at, me.argument = argument, me.finish = finish;
   me.state = State::kAtBarrier;
+  publish(me);
   if (++block.num_at_barrier == block.num_left) finish_barrier(block);
   reschedule();
 }
@@ -277,6 +288,8 @@ void meet_warp(const char* what, Place at, unsigned mask, void* argument, Finish
   const int lane = me.rank % kWarp, warp = me.rank - lane;
   me.what = what, me.at = at, me.mask = mask, me.argument = argument, me.finish = finish;
   me.state = State::kAtWarp;
+  const bool orders = strcmp(what, kSyncWarp) == 0;
+  if (orders) publish(me);
   if ((mask >> lane & 1) == 0) fail(waits_at(me) + ": the mask does not name the lane that calls, " + name_of(me));
   bool complete = true;
   void* arguments[kWarp] = {};
@@ -297,12 +310,19 @@ void meet_warp(const char* what, Place at, unsigned mask, void* argument, Finish
   }
   if (complete) {
     if (block.counts != nullptr) count_warp_operation(block, warp / kWarp, mask);
+    if (orders && watching_races()) clock_syncwarp(block, warp / kWarp, mask);
     for (int i = 0; i < kWarp; ++i) {
       if ((mask >> i & 1) != 0) wake(*block.fibers[warp + i]);
     }
     if (finish != nullptr) simt::finish(finish, arguments, kWarp);
   }
   reschedule();
+}
+
+void fence(bool device) {
+  if (!watching_races()) return;
+  publish(*current);
+  clock_fence(*current, device);
 }
 
 void launch(
@@ -319,7 +339,12 @@ void launch(
     order[j] = i;
   }
   begin_launch_counts(order.size());
-  for (const uint64_t& index : order) run_blocks(&index, 1);
+  begin_launch_races();
+  for (size_t first = 0, count = 1; first < order.size(); first += count) {
+    // Looking for races, a few at a time.
+    count = watching_races() ? std::min<size_t>(1 + random() % kMostInFlight, order.size() - first) : 1;
+    run_blocks(&order[first], static_cast<int>(count));
+  }
   end_launch_counts();
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 struct uint3 {
   unsigned x, y, z;
@@ -46,14 +47,31 @@ void maybe_yield();
 uint64_t random();
 int thread_rank();
 
-// While it is not 0, the accesses of this thread are those of a stand-in, which no GPU would make.
+// While it is not 0, the accesses of this thread are those of a stand-in: they are not counted, as its cost is charged.
+// From kHidden on they are not even watched for races.
 extern SIMT_REGISTERS int quiet;
-struct Quiet {
-  Quiet() { ++quiet; }
-  ~Quiet() { --quiet; }
-  Quiet(const Quiet&) = delete;
-  Quiet& operator=(const Quiet&) = delete;
+constexpr int kHidden = 1 << 16;
+template <int kBy>
+struct QuietBy {
+  // The compiler must not move accesses in or out: the calls that tell of them come later.
+  QuietBy() {
+    quiet += kBy;
+    asm volatile("" ::: "memory");
+  }
+  ~QuietBy() {
+    asm volatile("" ::: "memory");
+    quiet -= kBy;
+  }
+  QuietBy(const QuietBy&) = delete;
+  QuietBy& operator=(const QuietBy&) = delete;
 };
+using Quiet = QuietBy<1>;
+using Hidden = QuietBy<kHidden>;
+
+// What this thread has stored, others see; and what others have let it know, it knows.
+void fence(bool device);
+// Numbers that a block's stand-ins keep outside of its memory.
+std::vector<int>& block_numbers();
 
 // An atomic operation of this thread, of its lane alone.
 void note_atomic(void* address, int bytes, const void* code);
@@ -91,5 +109,7 @@ void simt_guard(void* begin, size_t bytes);
 
 // The order of blocks and threads from now on; conftest.py calls it by ctypes.
 extern "C" void simt_set_seed(uint64_t seed);
+// From now on launches look for races, and memory is weak: see races.h. Of kernels compiled as "watched" (run.py).
+extern "C" void simt_watch_races(int on);
 // The most shared memory that a kernel may ask for.
 void simt_set_shared_memory_limit(int bytes);

@@ -7,6 +7,9 @@ AddressSanitizer, and runs pytest with the backend "simt" alone. What needs more
 torch.compile, vmap, meta tensors) is left out, by conftest.py.
 
 TINYSSD_OPS_SIMT_SEEDS=n          every test with n seeds, each another order of blocks and threads; default 1
+TINYSSD_OPS_SIMT_RACES=1          instead of AddressSanitizer the race detector, weak memory, and threads that may be
+                                  overtaken at any access (see races.h)
+TINYSSD_OPS_SIMT_SMALL=1          suppression takes its paths of large inputs from a few hundred boxes on (suppress.cu)
 TINYSSD_OPS_SIMT_SHARED_MEMORY=n  the most shared memory that a kernel may ask for, in bytes; default 232448, as on an
                                   H100. 48 KB are always there, but what goes by this number takes its other path.
 """
@@ -95,10 +98,14 @@ def _is_current(target: Path, command: list[str]) -> bool:
 def compile_object(source: Path, options: list[str], variant: str = "machine") -> Path:
     """Compiles a file unless that has been done."""
     target = build_folder() / f"{variant}_{source.parent.name}_{source.name}.o"
-    command = ["g++", "-c", *options, str(source), "-o", str(target), "-MD", "-MF", str(target.with_suffix(".d"))]
+    # Written beside it first: another process may be at the same.
+    fresh = target.with_suffix(f".{os.getpid()}.o")
+    command = ["g++", "-c", *options, str(source)]
     if not _is_current(target, command):
         print(f"simt: compiling {source.name}", flush=True)
-        subprocess.run(command, check=True)
+        subprocess.run([*command, "-o", str(fresh), "-MD", "-MF", str(fresh.with_suffix(".d"))], check=True)
+        fresh.with_suffix(".d").replace(target.with_suffix(".d"))
+        fresh.replace(target)
         target.with_suffix(".cmd").write_text(repr(command))
     return target
 
@@ -107,8 +114,10 @@ def link(name: str, objects: list[Path], options: list[str]) -> Path:
     """Links objects to a library or program unless that has been done."""
     target = build_folder() / name
     if not target.is_file() or any(o.stat().st_mtime >= target.stat().st_mtime for o in objects):
-        command = ["g++", *map(str, objects), "-o", str(target), *options]
-        subprocess.run(command, check=True)
+        # A process that has loaded the old one keeps it.
+        fresh = target.with_name(f"{target.name}.{os.getpid()}")
+        subprocess.run(["g++", *map(str, objects), "-o", str(fresh), *options], check=True)
+        fresh.replace(target)
     return target
 
 
@@ -147,12 +156,12 @@ def build_machine() -> Path:
     return link("libsimt_machine.so", objects, ["-shared", "-Wl,-soname,libsimt_machine.so", "-ldl"])
 
 
-def build_program(source: Path) -> Path:
+def build_program(source: Path, variant: str = "checked") -> Path:
     """A program of kernels that needs no torch."""
-    objects = [compile_object(source, [*KERNEL, *VARIANTS["checked"], "-Wall", "-Wextra"], "checked")]
+    objects = [compile_object(source, [*KERNEL, *VARIANTS[variant], "-Wall", "-Wextra"], variant)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects += [job.result() for job in machine_objects(pool)]
-    return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"])
+    return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"] if variant == "checked" else ["-ldl"])
 
 
 def main() -> int:
@@ -160,15 +169,21 @@ def main() -> int:
         print(f"simt: {reason}", file=sys.stderr)
         return 2
     try:
-        library = build_library()
+        races = os.environ.get("TINYSSD_OPS_SIMT_RACES") == "1"
+        library = build_library("watched" if races else "checked")
     except subprocess.CalledProcessError as error:
         print(f"simt: g++ failed: {error}", file=sys.stderr)
         return 2
     # The reference is what results are compared with; the package's own kernels need not be built.
     # Only Python's own streams are captured: a sanitizer's report, after which there is no Python, must get through.
     command = [sys.executable, "-m", "pytest", "--capture=sys", *sys.argv[1:]]
-    variables = environment(TINYSSD_OPS_SIMT=str(library), TINYSSD_OPS_BACKEND="reference")
-    return subprocess.run(command, env=variables, cwd=ROOT, check=False).returncode
+    variables = {"TINYSSD_OPS_SIMT": str(library), "TINYSSD_OPS_BACKEND": "reference"}
+    if races:
+        variables = {**os.environ, **variables, "TINYSSD_OPS_SIMT_NAMESPACE": "tinyssd_watched"}
+    else:
+        variables = environment(**variables)
+    os.chdir(ROOT)
+    os.execve(command[0], command, variables)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 #include "block.h"
 #include "include/cuda_runtime.h"
 
-#include <cxxabi.h>
 #include <dlfcn.h>
 
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
-#include <memory>
 #include <utility>
 
 // Absent where AddressSanitizer is.
@@ -30,6 +30,24 @@ int limit = [] {
   return text != nullptr ? std::atoi(text) : kH100SharedMemory;
 }();
 
+// The first of addr2line's lines that is wanted.
+std::string described(const void* address, const char* options, bool (*wanted)(const std::string&)) {
+  Dl_info info = {};
+  if (dladdr(address, &info) == 0) return "?";
+  const auto offset = reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(info.dli_fbase);
+  char text[4200];
+  snprintf(text, sizeof(text), "addr2line -s %s -e '%s' 0x%zx", options, info.dli_fname, static_cast<size_t>(offset));
+  FILE* output = popen(text, "r");
+  if (output == nullptr) return "?";
+  std::string found = "?";
+  while (fgets(text, sizeof(text), output) != nullptr) {
+    const std::string line(text, strcspn(text, "\n"));
+    if (found == "?" && wanted(line)) found = line.substr(0, line.find(" (discriminator"));
+  }
+  pclose(output);
+  return found;
+}
+
 }  // namespace
 
 std::string name_of_function(const void* address) {
@@ -39,11 +57,14 @@ std::string name_of_function(const void* address) {
     __sanitizer_symbolize_pc(static_cast<char*>(const_cast<void*>(address)) + 1, "%f", name, sizeof(name));
     return name;
   }
-  Dl_info info = {};
-  if (dladdr(address, &info) == 0 || info.dli_sname == nullptr) return "?";
-  const std::unique_ptr<char, void (*)(void*)> name(
-      abi::__cxa_demangle(info.dli_sname, nullptr, nullptr, nullptr), &std::free);
-  return name != nullptr ? name.get() : info.dli_sname;
+  return described(address, "-f -C", [](const std::string&) { return true; });
+}
+
+std::string line_of_code(const void* address) {
+  // A byte back, into the call; beyond the stand-ins that are inlined there.
+  return described(static_cast<const char*>(address) - 1, "-i", [](const std::string& line) {
+    return line.find("cuda_runtime.h") == std::string::npos;
+  });
 }
 
 void set_death_callback(void (*callback)()) {

@@ -1,6 +1,7 @@
 // What g++ calls in code compiled with -fsanitize=thread and -fsanitize-coverage=trace-pc: before every access, and in
 // every basic block. ThreadSanitizer's own library, which knows neither warps nor barriers, is not linked.
 #include "counts.h"
+#include "races.h"
 
 #include <cstddef>
 #include <cstdint>
@@ -16,14 +17,22 @@ inline bool within(const void* address, const void* begin, size_t bytes) {
 
 inline void note(const void* address, size_t bytes, Access kind, const void* code) {
   Fiber& me = *current;
-  if (quiet != 0 || me.block == nullptr || me.block->counts == nullptr) return;
+  if (me.block == nullptr) return;
+  const bool counted = quiet == 0 && me.block->counts != nullptr, watched = quiet < kHidden && watching_races();
+  if (!counted && !watched) return;
   // What is on the stack would be in registers, or local to the thread.
   if (within(address, me.stack, me.stack_bytes)) return;
   if (within(address, __start_simt_registers, __stop_simt_registers - __start_simt_registers)) return;
-  count_access(me, address, static_cast<unsigned>(bytes), kind, code);
+  if (counted) count_access(me, address, static_cast<unsigned>(bytes), kind, code);
+  if (watched) watch_access(me, const_cast<void*>(address), static_cast<unsigned>(bytes), kind, code);
 }
 
 }  // namespace
+
+void note_atomic(void* address, int bytes, const void* code) {
+  note(address, static_cast<size_t>(bytes), Access::kAtomic, code);
+}
+
 }  // namespace simt
 
 #define SIMT_HOOK(name, bytes, kind)                                             \
@@ -54,6 +63,7 @@ void __sanitizer_cov_trace_pc() {
   const simt::Fiber& me = *simt::current;
   if (simt::quiet != 0 || me.block == nullptr) return;
   ++me.block->size;
+  if (simt::watching_races() && simt::random() % 64 == 0) simt::maybe_yield();  // so that a loop without accesses ends
   if (me.block->counts == nullptr) return;
   simt::count_access(*simt::current, nullptr, 0, simt::Access::kBasicBlock, __builtin_return_address(0));
 }

@@ -98,9 +98,8 @@ inline int __syncthreads_count(int predicate, simt::Place at = simt::Place::here
 inline int __syncthreads_or(int predicate, simt::Place at = simt::Place::here()) {
   return simt::block_count("__syncthreads_or", at, predicate) > 0;
 }
-// One execution among those that CUDA allows may have a fence do nothing: what others see is decided by who runs when.
-inline void __threadfence_block() {}
-inline void __threadfence() {}
+inline void __threadfence_block() { simt::fence(false); }
+inline void __threadfence() { simt::fence(true); }
 
 // -- Warp operations
 
@@ -121,6 +120,13 @@ inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = sim
 }
 inline int __any_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
   return simt::reduce("__any_sync", at, mask, predicate != 0, [](bool a, bool b) { return a || b; });
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  return simt::warp_operation("__ballot_sync", at, mask, predicate != 0, [](const bool* const* values, int) {
+    unsigned lanes = 0;
+    for (int i = 0; i < simt::kWarp; ++i) lanes |= static_cast<unsigned>(values[i] != nullptr && *values[i]) << i;
+    return lanes;
+  });
 }
 template <class T>
 T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()) {
@@ -143,7 +149,7 @@ template <class T, class F>
 __attribute__((always_inline)) inline T atomic(T* address, const F& next) {
   maybe_yield();
   note_atomic(address, sizeof(T), code_address());
-  const Quiet quiet;
+  const Hidden hidden;
   const T before = *address;
   *address = next(before);
   return before;
@@ -180,6 +186,8 @@ inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __clz(int x) { return std::countl_zero(static_cast<unsigned>(x)); }
 inline int __ffs(int x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned>(x)) + 1; }
 inline int __ffsll(long long x) { return x == 0 ? 0 : std::countr_zero(static_cast<unsigned long long>(x)) + 1; }
+inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
+inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 

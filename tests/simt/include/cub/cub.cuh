@@ -62,8 +62,19 @@ inline void charge_segmented_sort(int64_t size, int64_t longest, int bits, int64
       "cub::DeviceSegmentedRadixSort", {passes, bytes, passes * (2000.0 + 3.0 * longest * item_bytes / 16)});
 }
 
-// Thread 0 works out what on a GPU all threads do together; blocks run one at a time.
-inline std::vector<int> ranks_of_block;
+// Thread 0 works out what on a GPU all threads do together.
+template <class Key>
+void rank_block(const Key* keys, int size) {
+  const simt::Hidden hidden;
+  const std::vector<int> order = sorted_order(keys, size, 0, 8 * sizeof(Key));
+  std::vector<int>& ranks = simt::block_numbers();
+  ranks.resize(size);
+  for (int rank = 0; rank < size; ++rank) ranks[order[rank]] = rank;
+}
+inline int rank_in_block(int index) {
+  const simt::Hidden hidden;
+  return simt::block_numbers()[index];
+}
 
 }  // namespace detail
 
@@ -88,11 +99,7 @@ class BlockRadixSort {
     auto* shared_keys = reinterpret_cast<Key*>(storage_.bytes);
     for (int i = 0; i < kItems; ++i) shared_keys[thread * kItems + i] = keys[i];
     __syncthreads();
-    if (thread == 0) {
-      const std::vector<int> order = detail::sorted_order(shared_keys, kSize, 0, 8 * sizeof(Key));
-      detail::ranks_of_block.resize(kSize);
-      for (int rank = 0; rank < kSize; ++rank) detail::ranks_of_block[order[rank]] = rank;
-    }
+    if (thread == 0) detail::rank_block(shared_keys, kSize);
     __syncthreads();
     exchange(keys);
     __syncthreads();
@@ -104,7 +111,7 @@ class BlockRadixSort {
   void exchange(T (&items)[kItems]) {
     const int thread = simt::thread_rank();
     auto* shared = reinterpret_cast<T*>(storage_.bytes);
-    for (int i = 0; i < kItems; ++i) shared[detail::ranks_of_block[thread * kItems + i]] = items[i];
+    for (int i = 0; i < kItems; ++i) shared[detail::rank_in_block(thread * kItems + i)] = items[i];
     __syncthreads();
     for (int i = 0; i < kItems; ++i) items[i] = shared[i * kThreads + thread];
   }
