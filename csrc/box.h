@@ -1,7 +1,7 @@
 // A box, its IoU and its offsets: the only C++ for them, host and device.
 // Every operation is rounded on its own: no fused multiply-add (-ffp-contract=off, nvcc -fmad=false), no fast math, so
 // that the Torch reference (tinyssd_ops/reference.py, boxes.py), C++ and CUDA return the same bits.
-// Union <= 0 gives IoU 0; so does a NaN, which makes the union NaN.
+// Union <= 0 gives IoU 0; so does a NaN, which makes the union NaN. An IoU of 0 is +0, never -0.
 #pragma once
 
 #include <cmath>

@@ -150,7 +150,10 @@ auto with_type(ScalarType dtype, const F& f) {
 
 inline Tensor contiguous_as(const Tensor& tensor, ScalarType dtype) {
   const Tensor converted = tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype);
-  return converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
+  const Tensor dense = converted.is_contiguous() ? converted : torch::stable::contiguous(converted);
+  // A view of a buffer may begin anywhere, but a number must be loaded from a multiple of its size.
+  const bool aligned = reinterpret_cast<uintptr_t>(dense.data_ptr()) % dense.element_size() == 0;
+  return aligned ? dense : torch::stable::clone(dense);
 }
 
 inline std::optional<Tensor> contiguous_as(const std::optional<Tensor>& tensor, ScalarType dtype) {

@@ -12,6 +12,20 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
   m.def("assign_anchors(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, float iou_threshold=0.5) -> Tensor");
   // [1, A, 4] or [A, 4], [B, G, 5] -> offsets [B, 4A], mask [B, 4A], classes int64 [B, A]
   m.def("multibox_target(Tensor anchors, Tensor labels, float iou_threshold=0.5) -> (Tensor, Tensor, Tensor)");
+  // [A, 4], [B, G, 4] or [G, 4], bool [B, G] or [G] twice -> int64 [B, A] or [A]
+  m.def(
+      "assign_threshold(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, Tensor? gt_ignored=None, "
+      "float high_threshold=0.5, float low_threshold=0.4, bool allow_low_quality=False, bool match_every_box=False) "
+      "-> Tensor");
+  // [A, 4], L sizes, [B, G, 4] or [G, 4], bool [B, G] or [G] twice -> int64 [B, A] or [A]
+  m.def(
+      "assign_atss(Tensor anchors, int[] level_sizes, Tensor gt_boxes, Tensor? gt_valid=None, "
+      "Tensor? gt_ignored=None, int topk=9) -> Tensor");
+  // [B, A, C], [B, A, 4], [A, 2], integer [B, G], [B, G, 4], bool [B, G] twice -> int64 [B, A], [B, A]
+  m.def(
+      "assign_task_aligned(Tensor scores, Tensor boxes, Tensor points, Tensor gt_labels, Tensor gt_boxes, "
+      "Tensor? gt_valid=None, Tensor? gt_ignored=None, int topk=13, float alpha=1.0, float beta=6.0) "
+      "-> (Tensor, Tensor)");
   // [N, 4], [N] -> int64 [K]
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   // [N, 4], [N], integer [N] -> int64 [K]

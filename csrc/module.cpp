@@ -1,5 +1,6 @@
 // The Python module `_C`: importing it registers the ops of library.cpp and the CPU kernels.
 #include "build_info.h"
+#include "cpu/limits.h"
 #include "cpu/simd.h"
 
 #include <pybind11/stl.h>
@@ -26,4 +27,14 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "CPU kernels of tinyssd_ops";
   module.def("build_info", &build_info, "How this library was built, and the SIMD paths that this CPU can run.");
   module.def("set_simd_path", &tinyssd::set_simd_path, "Forces a SIMD path by name, for tests.");
+  pybind11::class_<tinyssd::Limits>(module, "Limits", "The sizes at which kernels change their ways; tests set them.")
+      .def_readwrite("worth_a_thread", &tinyssd::Limits::worth_a_thread)
+      .def_readwrite("few_kept", &tinyssd::Limits::few_kept)
+      .def_readwrite("wave", &tinyssd::Limits::wave)
+      .def_readwrite("least_in_waves", &tinyssd::Limits::least_in_waves)
+      .def_readwrite("grid_cells", &tinyssd::Limits::grid_cells)
+      .def_readwrite("neighbours", &tinyssd::Limits::neighbours);
+  module.def("limits", &tinyssd::limits, pybind11::return_value_policy::reference, "The ones in use.");
+  module.def(
+      "work_done", [] { return tinyssd::work_done().load(); }, "Cells, blocks and tiles looked at since the start.");
 }

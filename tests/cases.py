@@ -283,6 +283,8 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
     boxes, scores = clustered(40, 3).view(2, 20, 4), random_scores(40, 3).view(2, 20)
     probs, offsets, priors = predictions(2, 3, 20)
     ids = class_ids(40, 3).view(2, 20)
+    from cases_assigners import assigner_calls  # it builds on this module
+
     return {
         "box_iou": [((anchors, gts), {}), ((gts.double()[:, None], gts), {})],
         "assign_anchors": [((anchors, gts), {}), ((anchors, gts[0], torch.arange(5) > 1, 0.3), {})],
@@ -298,6 +300,7 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
             ((probs, offsets, priors), {}),
             ((probs, offsets, priors, 0.3, 0.2, 7), {"class_agnostic": True}),
         ],
+        **assigner_calls(anchors, gts),
     }
 
 

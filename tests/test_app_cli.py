@@ -58,15 +58,24 @@ def test_eval(run, capsys):
     assert json.loads((run / "eval.json").read_text())["pictures"] == 4
 
 
-def test_eval_says_when_the_classes_have_other_names(run, tmp_path, capsys):
+def test_eval_compares_classes_by_name(run, tmp_path, capsys):
     for split in ("train", "val"):
         images = tmp_path / f"toy_{split}" / "images"
         images.mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(images / "a.png")
-        (images.parent / "label.csv").write_text("img_name,label,xmin,ymin,xmax,ymax\na.png,0,1,1,9,9\n")
-    (tmp_path / "classes.txt").write_text("star\nfish\nheart\n")
-    assert main(["eval", str(run), "--device", "cpu", "--data", str(tmp_path)]) == 0
-    assert "by their numbers: fish, star, heart as star, fish, heart" in capsys.readouterr().err
+        (images.parent / "label.csv").write_text(
+            "img_name,label,xmin,ymin,xmax,ymax\na.png,0,1,1,9,9\na.png,1,1,1,9,9\n"
+        )
+    (tmp_path / "classes.txt").write_text("star\nwhale\n")
+    command = ["eval", str(run), "--device", "cpu", "--workers", "0", "--data", str(tmp_path)]
+    assert main(command) == 0
+    output = capsys.readouterr()
+    assert "the run knows no whale: objects of that name are left out" in output.err
+    per_class = json.loads((run / "eval.json").read_text())["ap_per_class"]
+    assert [ap is None for ap in per_class] == [True, False, True]  # fish, star, heart
+    (tmp_path / "classes.txt").write_text("dog\nwhale\n")
+    assert main(command) == 2
+    assert "has the classes dog, whale, the run finds fish, star, heart: none in common" in capsys.readouterr().err
 
 
 def test_predict(run, tmp_path, capsys):
@@ -103,7 +112,7 @@ def test_predict_goes_on_after_a_picture_that_cannot_be_read(run, tmp_path, caps
     (pictures / "b.jpg").mkdir()
     Image.new("L", (9, 9)).save(pictures / "c.jpg")
     assert main(["predict", str(pictures), "--out", str(tmp_path / "out"), "--run", str(run), "--device", "cpu"]) == 2
-    assert [row["drawn"] for row in json.loads((tmp_path / "out" / "predictions.json").read_text())] == ["c.png"]
+    assert [row["drawn"] for row in json.loads((tmp_path / "out" / "predictions.json").read_text())] == ["c.jpg"]
     output = capsys.readouterr()
     assert "wrote 1 picture and" in output.out
     assert output.err.startswith(f"tinyssd: error: {pictures / 'a.jpg'}: cannot read this picture")

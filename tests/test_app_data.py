@@ -12,12 +12,10 @@ import torch
 from PIL import Image
 from tinyssd.data.augment import AugmentConfig, augmented
 from tinyssd.data.config import DataConfig
-from tinyssd.data.csv import read_label_file
 from tinyssd.data.fetch import cache_folder, fetch_banana
-from tinyssd.data.folder import open_folder
 from tinyssd.data.images import read_picture
 from tinyssd.data.loader import Pictures, make_loader, to_input
-from tinyssd.data.open import open_data
+from tinyssd.data.open import open_data, open_folder
 from tinyssd.data.source import Example
 from tinyssd.data.synthetic import SyntheticSource
 from tinyssd.errors import ConfigError, DataError
@@ -61,45 +59,6 @@ def test_batch_pads_labels(folder):
     assert labels[1].tolist() == [[1, 0.25, 0.25, 0.5, 1], [-1] * 5]
 
 
-def test_class_names_from_file_and_from_folder(folder, tmp_path):
-    (folder / "classes.txt").write_text("cat\ndog\n")
-    assert open_folder(folder)[0].class_names == ("cat", "dog")
-    (folder / "classes.txt").write_text("cat\n")
-    with pytest.raises(DataError, match=r"label\.csv, line 3: label 1 has no name; the last class is 0"):
-        open_folder(folder)
-    (folder / "classes.txt").write_bytes("\ufeffKätzchen\r\ndog\r\n\r\n".encode())
-    assert open_folder(folder)[0].class_names == ("Kätzchen", "dog")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"\n", "no class name"), (b"a\nb\na\n", "stands in it twice"), (b"K\xe4tzchen\n", "in UTF-8")],
-)
-def test_wrong_class_file_is_an_error(folder, content, message):
-    (folder / "classes.txt").write_bytes(content)
-    with pytest.raises(DataError, match=rf"classes\.txt: .*{message}"):
-        open_folder(folder)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        HEADER + "\na.png,0,1,1,5,5\n   \n,,,,,\n",
-        "\ufeff" + HEADER + "a.png,0,1,1,5,5\n",
-        (HEADER + "a.png,0,1,1,5,5\n").replace("\n", "\r\n"),
-        (HEADER + "a.png,0,1,1,5,5\n").replace(",", " , "),
-        HEADER + "a.png,0.0,1.0,1.0,5.0,5.0\n",
-        "xmin,ymin,xmax,ymax,label,note,img_name\n1,1,5,5,0,,a.png\n",
-    ],
-    ids=["blank lines", "BOM", "CRLF", "spaces", "floats", "order"],
-)
-def test_label_file_as_other_programs_write_it(tmp_path, text):
-    write_split(tmp_path, "", {"a.png": Image.new("RGB", (10, 10))})
-    (tmp_path / "label.csv").write_bytes(text.encode())
-    (rows,) = read_label_file(tmp_path / "label.csv").values()
-    assert [(row.label, row.box) for row in rows] == [(0, (1, 1, 5, 5))]
-
-
 def test_picture_without_objects(folder):
     label = folder / "toy_train" / "label.csv"
     label.write_text(label.read_text().replace("b.png,1,5,5,10,20", "b.png,,,,,"))
@@ -108,56 +67,10 @@ def test_picture_without_objects(folder):
     assert labels[1].tolist() == [[-1] * 5] * 2
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("img_name,label,xmin,ymin,xmax\na.png,0,1,1,5\n", r"label\.csv, line 1: missing column ymax"),
-        (HEADER + "a.png,0,1,1,5,5\na.png,0,1,one,5,5\n", r"label\.csv, line 3: ymin must be a number, got 'one'"),
-        (HEADER + "a.png,0,1,1,5\n", r"label\.csv, line 2: expected 6 fields, got 5"),
-        (HEADER + "a.png,0,1,5,1,5,5,0,5,0\n", r"label\.csv, line 2: expected 6 fields, got 10"),
-        (HEADER + "a.png,0,1,1,5,\n", r"label\.csv, line 2: ymax must be a number, got ''"),
-        (HEADER.replace(",", ";"), r"line 1: missing column img_name, .*; it has 'img_name;label;"),
-        (HEADER + 'a.png,0,1,1,5,5\n"a.png,0,1,1,5,5\n', r"label\.csv, after line 2: not a CSV file .*end of data"),
-        (HEADER + "a.png,,,,,\n", "no box in it"),
-        (HEADER + "a.png,0,1,1,nan,5\n", r"line 2: xmax must be a number, got 'nan'"),
-        (HEADER + "a.png,0,1,1,inf,5\n", r"line 2: xmax must be a number, got 'inf'"),
-        (HEADER + "a.png,-1,1,1,5,5\n", r"line 2: label must be a whole number from 0, got -1"),
-        (HEADER + "a.png,0.5,1,1,5,5\n", r"line 2: label must be a whole number from 0, got 0.5"),
-        (HEADER + "a.png,0,1,1,11,5\n", r"line 2: the box \(1, 1, 11, 5\) is outside its 10x10 picture"),
-        (HEADER + "a.png,0,-1,1,5,5\n", r"line 2: the box \(-1, 1, 5, 5\) is outside its 10x10 picture"),
-        (HEADER + "a.png,0,3,1,3,5\n", r"line 2: the box \(3, 1, 3, 5\) has no area"),
-        (HEADER + "gone.png,0,1,1,5,5\n", r"line 2: no such picture: .*gone\.png"),
-        (HEADER, "no box in it"),
-        ("", "line 1: missing column img_name"),
-    ],
-)
-def test_wrong_label_file_is_an_error(tmp_path, text, message):
-    pictures = {"a.png": Image.new("RGB", (10, 10))}
-    write_split(tmp_path / "x_val", HEADER + "a.png,0,0,0,10,10\n", pictures)
-    write_split(tmp_path / "x_train", text, pictures)
-    with pytest.raises(DataError, match=message):
-        open_folder(tmp_path)
-
-
-def test_label_file_of_another_encoding_is_an_error(tmp_path):
-    (tmp_path / "label.csv").write_text(HEADER + "ä.png,0,1,1,5,5\n", encoding="latin-1")
-    with pytest.raises(DataError, match=r"label\.csv, after line \d+: not a CSV file in UTF-8"):
-        read_label_file(tmp_path / "label.csv")
-
-
 @pytest.mark.parametrize("values", [{"flip": 2}, {"color": -1}, {"zoom": 0.5}, {"zoom": float("nan")}])
 def test_wrong_augmentation_is_an_error(values):
     with pytest.raises(ConfigError, match=rf"{next(iter(values))}.*: expected"):
         AugmentConfig(**values)
-
-
-def test_missing_folders_and_files_are_errors(tmp_path):
-    with pytest.raises(DataError, match="no such folder"):
-        open_folder(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"expected one folder named \*_train, found 0"):
-        open_folder(tmp_path)
-    with pytest.raises(DataError, match="expected a label file"):
-        read_label_file(tmp_path / "label.csv")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
@@ -165,12 +78,13 @@ def test_truncated_picture_is_an_error_also_from_a_worker(folder, name):
     path = folder / "toy_train" / "images" / name
     Image.effect_noise((80, 40), 50).convert("RGB").save(path)
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
     label = folder / "toy_train" / "label.csv"
     label.write_text(HEADER + f"{name},0,0,0,40,20\n")
+    source, _ = open_folder(folder)
+    path.write_bytes(whole[: len(whole) // 2])  # Broken in the meantime: what is broken before is left out.
     with pytest.raises(DataError, match=rf"{name}: cannot read this picture"):
         read_picture(path)
-    loader, _ = make_loader(Pictures(open_folder(folder)[0], (16, 16)), batch_size=1, workers=1)
+    loader, _ = make_loader(Pictures(source, (16, 16)), batch_size=1, workers=1)
     with pytest.raises(DataError) as error:
         list(loader)
     assert str(error.value).startswith(str(path))

@@ -10,7 +10,8 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "python" / "tinyssd"
 # From the ground up: a room imports from those before it.
 ROOMS = (
-    ("errors", "files"),
+    ("errors", "files", "text"),
+    ("terminal",),
     ("data",),
     ("model",),
     ("run",),

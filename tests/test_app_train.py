@@ -19,8 +19,9 @@ from tinyssd.evaluation.evaluate import average_precision, evaluate
 from tinyssd.model.device import pick_device
 from tinyssd.model.loss import IGNORED
 from tinyssd.model.network import TinySSD, TinySSDConfig
-from tinyssd.run.checkpoint import latest_run, load_checkpoint, load_model, save_checkpoint
+from tinyssd.run.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig, read_config_file
+from tinyssd.run.folder import latest_run
 from tinyssd.training import train as training
 from tinyssd.training.train import train
 
@@ -69,7 +70,7 @@ def uninterrupted(tmp_path_factory):
 
 def test_run_folder(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "curves.png", "checkpoint.pt"}
+    assert names - {".lock"} == {"config.json", "metrics.jsonl", "curves.png", "checkpoint.pt"}
     rows = results(uninterrupted)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(rows[0]) >= {"loss", "class_error", "offset_mae", "ap", "ap50"}
@@ -170,7 +171,7 @@ def test_checkpoint_that_cannot_be_written_is_an_error(tmp_path, monkeypatch):
 
 def test_resume_with_other_data_is_an_error(uninterrupted, monkeypatch):
     more = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, train_size=24))
-    with pytest.raises(CheckpointError, match="another number of pictures"):
+    with pytest.raises(CheckpointError, match="had 12 training pictures, the data set has 24 now"):
         train(more, uninterrupted, resume=True)
     with pytest.raises(DataError, match="has the classes fish, star, heart, the run has a, b, c"):
         train(dataclasses.replace(CONFIG, class_names=("a", "b", "c")), uninterrupted, resume=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from cases import assert_same
+from cases_assigners import detection_head
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import tinyssd_ops
@@ -184,6 +185,7 @@ def test_inference_mode(ops, op, args, kwargs):
 def _large_calls():
     """Enough work for every op to go parallel, over images, rows and classes."""
     anchors, labels = cases.clustered(600, 1), cases.labels(8, 20)
+    head = detection_head(900, 80)
     boxes, scores, ids = cases.clustered(2400, 2), cases.repeated_scores(2400), cases.class_ids(2400, 9)
     predictions = cases.predictions(6, 4, 300)
     return {
@@ -195,6 +197,9 @@ def _large_calls():
         "nms_padded": (boxes.view(6, 400, 4), scores.view(6, 400), 0.5, ids.view(6, 400)),
         "multibox_detection": predictions,
         "detect": predictions,
+        "assign_threshold": (anchors, labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1, 0.5, 0.3, True, True),
+        "assign_atss": (anchors, [400, 150, 50], labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1),
+        "assign_task_aligned": head,
     }
 
 

@@ -1,6 +1,7 @@
 """The detection core of single-shot detectors: IoU, anchor assignment, NMS and the fused steps around them."""
 
 from tinyssd_ops._version import __version__
+from tinyssd_ops.assigners import assign_atss, assign_task_aligned, assign_threshold
 from tinyssd_ops.boxes import (
     center_to_corner,
     clip_boxes,
@@ -24,6 +25,9 @@ from tinyssd_ops.ops import (
 __all__ = [
     "__version__",
     "assign_anchors",
+    "assign_atss",
+    "assign_task_aligned",
+    "assign_threshold",
     "batched_nms",
     "box_iou",
     "center_to_corner",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-from tinyssd_ops import _checks, reference
+from tinyssd_ops import _checks, _fake_assigners, reference
 
 
 def register(namespace: str = "tinyssd_ops") -> None:
@@ -31,21 +31,27 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "nms_padded": _fake_nms_padded,
         "multibox_detection": _fake_multibox_detection,
         "detect": _fake_detect,
+        "assign_threshold": _fake_assigners.assign_threshold,
+        "assign_atss": _fake_assigners.assign_atss,
+        "assign_task_aligned": _fake_assigners.assign_task_aligned,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake)
     backward = functools.partial(_box_iou_backward, ops)
     torch.library.register_autograd(f"{namespace}::box_iou", backward, setup_context=_save_boxes)
-    for name in ("multibox_target", "multibox_detection", "detect"):
+    for name in ("multibox_target", "multibox_detection", "detect", "assign_task_aligned"):
         # Float results that are constants to the model: no gradient flows, and autograd is told so.
         torch.library.register_autograd(f"{namespace}::{name}", _no_gradient, setup_context=_mark_constant)
     rules: dict[str, Callable[..., Any]] = {
         "box_iou": functools.partial(_vmap_box_iou, ops),
-        "assign_anchors": functools.partial(_vmap_assign_anchors, ops),
+        "assign_anchors": functools.partial(_vmap_assign_anchors, ops.assign_anchors),
         "multibox_target": _vmap_images(ops.multibox_target, shared=0),
         "nms_padded": _vmap_images(ops.nms_padded),
         "multibox_detection": _vmap_images(ops.multibox_detection, shared=2),
         "detect": _vmap_images(ops.detect, shared=2),
+        "assign_threshold": functools.partial(_vmap_assign_anchors, ops.assign_threshold),
+        "assign_atss": functools.partial(_vmap_assign_anchors, ops.assign_atss, gt_boxes=2),
+        "assign_task_aligned": _vmap_images(ops.assign_task_aligned, shared=2),
     }
     for name, rule in rules.items():
         torch.library.register_vmap(f"{namespace}::{name}", rule)
@@ -211,9 +217,12 @@ def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[
     return rule
 
 
-def _vmap_assign_anchors(ops: Any, info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-    rule = _vmap_images(ops.assign_anchors, shared=0)
-    if args[1].dim() - (in_dims[1] is not None) == 3:
+def _vmap_assign_anchors(
+    op: Any, info: Any, in_dims: tuple[Any, ...], *args: Any, gt_boxes: int = 1
+) -> tuple[Any, Any]:
+    """The rule of an op of shared anchors; ``gt_boxes`` is the place of the boxes, of a batch or of one image."""
+    rule = _vmap_images(op, shared=0)
+    if args[gt_boxes].dim() - (in_dims[gt_boxes] is not None) == 3:
         return rule(info, in_dims, *args)
     # One image each: give every image list a batch of one, and take it off again.
     fronts = [

@@ -36,6 +36,9 @@ _KERNELS = (
     "nms_padded",
     "multibox_detection",
     "detect",
+    "assign_threshold",
+    "assign_atss",
+    "assign_task_aligned",
 )
 _TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
 

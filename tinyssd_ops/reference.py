@@ -183,7 +183,7 @@ def detect(
 def _iou(a: Tensor, b: Tensor) -> Tensor:
     """IoU of boxes [..., 4] of one dtype, broadcast against each other; in step with iou in csrc/box.h."""
     size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    inter = size[..., 0] * size[..., 1]
+    inter = size[..., 0] * size[..., 1] + 0.0  # an IoU of 0 is +0, never -0, on every backend
     union = _area(a) + _area(b) - inter
     overlaps = union > 0  # False for NaN: such a box overlaps nothing
     return torch.where(overlaps, inter / torch.where(overlaps, union, 1), 0)
@@ -262,3 +262,9 @@ def _padding(boxes: Tensor, keep: Tensor) -> Tensor:
     rows = boxes.new_zeros(*keep.shape, 6)
     rows[..., 0] = -1
     return rows
+
+
+# The assigners have a file of their own; it needs box_iou from here, so it is imported last.
+from tinyssd_ops._reference_assigners import assign_atss as assign_atss  # noqa: E402
+from tinyssd_ops._reference_assigners import assign_task_aligned as assign_task_aligned  # noqa: E402
+from tinyssd_ops._reference_assigners import assign_threshold as assign_threshold  # noqa: E402

@@ -4,6 +4,7 @@
 #include "simd.h"
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 namespace tinyssd {
@@ -24,12 +25,12 @@ class AnchorArrays {
 
  private:
   int64_t size_;
-  std::vector<T> memory_;
+  std::unique_ptr<T[]> memory_;
   BoxArrays<T> arrays_;
   std::vector<Box<T>> bounds_;
 };
 
-// One image: assigned[a] is the index of the anchor's box, or -1. `valid` is nullptr where all boxes are.
+// One image, with threads where it is large: assigned[a] is the index of the anchor's box, or -1. `valid` is nullptr where all boxes are.
 template <class T>
 void assign(
     const AnchorArrays<T>& anchors,

@@ -1,4 +1,4 @@
-// assign_anchors on the CPU: a thread owns images. See assign.cpp for the algorithm and ties.
+// assign_anchors on the CPU: threads own images, or parts of a single one. See assign.cpp for the algorithm and ties.
 #include "../checks.h"
 #include "assign.h"
 #include "parallel.h"

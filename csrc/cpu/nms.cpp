@@ -1,4 +1,4 @@
-// nms, batched_nms, nms_padded on the CPU: threads over images, then over classes. See suppress.h for ranks and ties.
+// nms, batched_nms, nms_padded on the CPU: threads over images, or over classes, or within one list. See suppress.h for ranks and ties.
 #include "../checks.h"
 #include "suppress.h"
 
@@ -15,11 +15,17 @@ std::vector<int64_t> nms_image(
     const T* scores,         // [N]
     const int64_t* classes,  // [N] or nullptr
     int64_t size, T iou_threshold, std::optional<T> score_threshold, int64_t most) {
-  Ranked<T> candidates;
-  candidates.reserve(size);
-  for (int64_t i = 0; i < size; ++i) {
-    if (score_threshold && !(scores[i] >= *score_threshold)) continue;
-    candidates.push_back({rank_key(scores[i]), static_cast<uint32_t>(i)});
+  Ranked<T> candidates(size);
+  if (score_threshold) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      if (scores[i] >= *score_threshold) candidates[count++] = {rank_key(scores[i]), static_cast<uint32_t>(i)};
+    }
+    candidates.resize(count);
+  } else {
+    parallel(size, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) candidates[i] = {rank_key(scores[i]), static_cast<uint32_t>(i)};
+    });
   }
   const auto box_of = [&](int64_t i) {
     Box<T> box;

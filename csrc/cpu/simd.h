@@ -26,17 +26,29 @@ void set_simd_path(const std::string& name);
 #define TINYSSD_X86 0
 #endif
 
+// GCC would thread the jumps of two comparisons into four cases before it looks for a minimum or a maximum to vectorise.
+#if defined(__GNUC__) && !defined(__clang__)
+#define TINYSSD_PLAIN_LOOPS __attribute__((optimize("no-thread-jumps")))
+#else
+#define TINYSSD_PLAIN_LOOPS
+#endif
+
 #if TINYSSD_X86
 template <class Kernel, class... Args>
-__attribute__((target("avx2"), noinline)) void run_avx2(Args... args) {
+TINYSSD_PLAIN_LOOPS __attribute__((target("avx2"), noinline)) void run_avx2(Args... args) {
   Kernel::run(args...);
 }
 template <class Kernel, class... Args>
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"), noinline)) void run_avx512(
-    Args... args) {
+TINYSSD_PLAIN_LOOPS __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"), noinline)) void
+run_avx512(Args... args) {
   Kernel::run(args...);
 }
 #endif
+
+template <class Kernel, class... Args>
+TINYSSD_PLAIN_LOOPS __attribute__((noinline)) void run_baseline(Args... args) {
+  Kernel::run(args...);
+}
 
 template <class Kernel, class... Args>
 void run_simd(Args... args) {
@@ -47,7 +59,7 @@ void run_simd(Args... args) {
     case SimdPath::kBaseline: break;
   }
 #endif
-  Kernel::run(args...);
+  run_baseline<Kernel>(args...);
 }
 
 // Boxes as five arrays, for loops over many boxes at once.

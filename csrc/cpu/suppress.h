@@ -26,7 +26,9 @@ template <class T, class BoxOf>
 std::vector<uint8_t> rank_and_suppress(Ranked<T>& candidates, T threshold, const BoxOf& box_of) {
   stable_sort_by_key(candidates);
   std::vector<Box<T>> boxes(candidates.size());
-  for (size_t i = 0; i < boxes.size(); ++i) boxes[i] = box_of(candidates[i].index);
+  parallel(static_cast<int64_t>(boxes.size()), 5, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) boxes[i] = box_of(candidates[i].index);
+  });
   std::vector<uint8_t> keep(boxes.size());
   suppress(boxes.data(), static_cast<int64_t>(boxes.size()), threshold, keep.data());
   return keep;

@@ -9,24 +9,38 @@
 
 namespace tinyssd {
 
-// Assigns and stores every anchor's result. At least one image and one anchor.
-template <class T, class Write>
-void assign(
+// With few anchors, small tiles give all multiprocessors work.
+constexpr int64_t kManyTiles = 4096;
+constexpr int kFewPerLane = 1, kManyPerLane = 4;
+
+template <int kPerLane, class T, class Write>
+void assign_in_tiles(
     const DeviceScope& scope, const Tensor& anchors, int64_t num_anchors, const GroundTruth<T>& gts, int64_t num_images,
     double iou_threshold, const Write& write) {
-  const int64_t blocks = ceil_div(num_anchors, kTile * kMatchWarps), tiles = blocks * kMatchWarps;
+  const int64_t blocks = ceil_div(num_anchors, kWarp * kPerLane * kMatchWarps), tiles = blocks * kMatchWarps;
   Scratch scratch;
   const auto tile_best = scratch.add<T>(num_images * gts.count * tiles);
   const auto holder = scratch.add<int>(num_images * num_anchors), anchor_of = scratch.add<int>(num_images * gts.count);
   scratch.allocate(anchors);
   scope.launch(
-      match_kernel<T, Write>, num_images * blocks, kWarp * kMatchWarps, sizeof(MatchShared<T>), box_data<T>(anchors),
-      num_anchors, gts, static_cast<T>(iou_threshold), blocks, scratch.get(tile_best), scratch.get(holder), write);
+      match_kernel<T, kPerLane, Write>, num_images * blocks, kWarp * kMatchWarps, sizeof(MatchShared<T>),
+      box_data<T>(anchors), num_anchors, gts, static_cast<T>(iou_threshold), blocks, scratch.get(tile_best),
+      scratch.get(holder), write);
   if (gts.count == 0) return;
   const int64_t warps = smaller(gts.count, int64_t{kMostClaimWarps});
   scope.launch(
-      claim_kernel<T, Write>, num_images, static_cast<unsigned>(kWarp * warps), 0, box_data<T>(anchors), num_anchors,
-      gts, tiles, scratch.get(tile_best), scratch.get(holder), scratch.get(anchor_of), write);
+      claim_kernel<T, kPerLane, Write>, num_images, static_cast<unsigned>(kWarp * warps), 0, box_data<T>(anchors),
+      num_anchors, gts, tiles, scratch.get(tile_best), scratch.get(holder), scratch.get(anchor_of), write);
+}
+
+// Assigns and stores every anchor's result. At least one image and one anchor.
+template <class T, class Write>
+void assign(
+    const DeviceScope& scope, const Tensor& anchors, int64_t num_anchors, const GroundTruth<T>& gts, int64_t num_images,
+    double iou_threshold, const Write& write) {
+  const bool many = num_images * ceil_div(num_anchors, kWarp * kManyPerLane) >= kManyTiles;
+  const auto run = many ? assign_in_tiles<kManyPerLane, T, Write> : assign_in_tiles<kFewPerLane, T, Write>;
+  run(scope, anchors, num_anchors, gts, num_images, iou_threshold, write);
 }
 
 }  // namespace tinyssd

@@ -28,6 +28,7 @@ __device__ T gradient_limit(const Box<T>& box) {
 
 template <class T>
 __device__ bool adds_nothing(const Box<T>& a, const Box<T>& b, T grad, T limit) {
+  TINYSSD_COUNT_PAIR();
   const T width = smaller(a.x2, b.x2) - larger(a.x1, b.x1), height = smaller(a.y2, b.y2) - larger(a.y1, b.y1);
   return (smaller(width, height) < T(0)) & (std::fabs(grad) < limit);
 }
@@ -50,6 +51,19 @@ struct WarpShared {
 
 TINYSSD_INLINE unsigned low_bits(int count) { return count >= kWarp ? kAllLanes : (1u << count) - 1; }
 
+// Of a matrix of bits, a row a lane: its columns. Blocks off the diagonal are exchanged, ever smaller ones.
+__device__ __forceinline__ unsigned transposed(unsigned bits) {
+  unsigned low = 0x0000ffffu;
+  TINYSSD_UNROLL
+  for (int side = kWarp / 2; side > 0; side /= 2) {
+    const unsigned other = __shfl_xor_sync(kAllLanes, bits, side);
+    const bool lower_half = (threadIdx.x & side) != 0;
+    bits = lower_half ? (bits & ~low) | (other >> side & low) : (bits & low) | (other & low) << side;
+    low ^= low << side / 2;
+  }
+  return bits;
+}
+
 // 32 boxes of each list and the gradients between them, as a warp sees them; the rows lie in shared memory.
 template <class T>
 struct Square {
@@ -58,29 +72,39 @@ struct Square {
   int64_t stride;
   int height, width;  // 1 to 32
 
+  // The rows whose pair with this lane's column counts, a bit each.
+  __device__ unsigned look(const WarpShared<T>& shared, const Box<T>& column_box, T limit) const {
+    unsigned counts = 0;
+    const T* next = grad + smaller(static_cast<int>(threadIdx.x), width - 1);
+    for (int first = 0; first < height; first += kAtOnce, next += kAtOnce * stride) {
+      T values[kAtOnce];
+      if (first + kAtOnce <= height) {
+        TINYSSD_UNROLL
+        for (int i = 0; i < kAtOnce; ++i) values[i] = next[i * stride];
+      } else {
+        for (int i = 0; i < kAtOnce; ++i) values[i] = first + i < height ? next[i * stride] : T(0);
+      }
+      unsigned found = 0;
+      TINYSSD_UNROLL
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int r = first + i;
+        const bool nothing =
+            adds_nothing(column_box, load_box(shared.rows + r), values[i], limit + shared.row_limits[r]);
+        found |= static_cast<unsigned>(!nothing) << i;
+      }
+      counts |= found << first;
+    }
+    return counts & low_bits(height);
+  }
+
   // Adds the gradients of this lane's row and column.
   __device__ void add(const WarpShared<T>& shared, Box<T>* row_sum, Box<T>* column_sum) const {
     const int lane = threadIdx.x;
     const Box<T> column_box = lane < width ? load_box(column_boxes + lane) : Box<T>{0, 0, 0, 0};
-    const T limit = gradient_limit(column_box);
-    unsigned in_column = 0, in_row = 0;  // bit i: the pair with row i, with column i, counts
-    const T* next = grad + smaller(lane, width - 1);
-    for (int first = 0; first < height; first += kAtOnce) {
-      T values[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i, next += stride) values[i] = first + i < height ? *next : T(0);
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const int r = first + i;
-        const bool counts =
-            !adds_nothing(column_box, load_box(shared.rows + r), values[i], limit + shared.row_limits[r]);
-        const unsigned columns = __ballot_sync(kAllLanes, counts);
-        in_column |= static_cast<unsigned>(counts) << r;
-        in_row = lane == r ? columns : in_row;
-      }
-    }
+    const unsigned in_column = look(shared, column_box, gradient_limit(column_box));
+    const unsigned in_row = transposed(in_column);
     if (lane < width) {
-      for (unsigned left = in_column & low_bits(height); left != 0; left &= left - 1) {
+      for (unsigned left = in_column; left != 0; left &= left - 1) {
         const int r = __ffs(static_cast<int>(left)) - 1;
         add_iou_gradient(column_box, load_box(shared.rows + r), grad[r * stride + lane], column_sum);
       }
@@ -155,8 +179,15 @@ __global__ void __launch_bounds__(kReduceThreads) box_iou_backward_reduce_kernel
   const Box<T>* part = is_row ? row_parts + i : column_parts + (i - all_rows);
   const int64_t count = is_row ? column_tiles : row_tiles, step = is_row ? all_rows : all_columns;
   Box<T> sum = {0, 0, 0, 0};
-#pragma unroll 8
-  for (int64_t t = 0; t < count; ++t) sum = plus(sum, load_box(part + t * step));
+  int64_t t = 0;
+  for (; t + kAtOnce <= count; t += kAtOnce) {
+    Box<T> parts[kAtOnce];
+    TINYSSD_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) parts[k] = load_box(part + (t + k) * step);
+    TINYSSD_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) sum = plus(sum, parts[k]);
+  }
+  for (; t < count; ++t) sum = plus(sum, load_box(part + t * step));
   store_box(is_row ? grad1 + i : grad2 + (i - all_rows), sum);
 }
 

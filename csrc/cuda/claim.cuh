@@ -10,8 +10,8 @@
 
 namespace tinyssd {
 
-constexpr int kMostClaimWarps = 32;
-constexpr int kBoundsAtOnce = 4;  // loads in flight
+constexpr int kMostClaimWarps = 16;
+constexpr int kBoundsAtOnce = 8;  // loads in flight
 
 // The largest value of a warp and the lowest index that has it.
 template <class T>
@@ -48,8 +48,10 @@ struct Choice {
 };
 
 // One image, as its claim_kernel sees it.
-template <class T>
+template <class T, int kPerLane>
 struct Claims {
+  static constexpr int kTile = kWarp * kPerLane;
+
   const Box<T>* anchors;  // [A]
   int num_anchors;
   GroundTruth<T> gts;
@@ -68,38 +70,39 @@ struct Claims {
   }
 
   __device__ Choice<T> best_tile(const T* bounds) const {
-    T top = -1;
-    int tile = INT32_MAX;
+    Choice<T> top = {-1, INT32_MAX};
     for (int first = threadIdx.x % kWarp; first < tiles; first += kWarp * kBoundsAtOnce) {
       T values[kBoundsAtOnce];
-#pragma unroll
+      // Another warp may have lowered them. Beyond the end, the last one once more, which changes nothing.
+      TINYSSD_UNROLL
+      for (int i = 0; i < kBoundsAtOnce; ++i) values[i] = __ldcg(bounds + smaller(first + i * kWarp, tiles - 1));
+      TINYSSD_UNROLL
       for (int i = 0; i < kBoundsAtOnce; ++i) {
-        const int t = first + i * kWarp;
-        values[i] = t < tiles ? __ldcg(bounds + t) : T(-1);  // another warp may have lowered it
-      }
-#pragma unroll
-      for (int i = 0; i < kBoundsAtOnce; ++i) {
-        if (values[i] > top) {
-          top = values[i];
-          tile = first + i * kWarp;
-        }
+        const bool better = values[i] > top.iou;
+        top = {better ? values[i] : top.iou, better ? smaller(first + i * kWarp, tiles - 1) : top.index};
       }
     }
-    warp_first_max(top, tile);
-    return {top, tile};
+    warp_first_max(top.iou, top.index);
+    return top;
   }
 
   // Among the anchors of a tile that would rather have the box than their holder; an IoU of -1 if there is none.
   __device__ Choice<T> best_anchor(int tile, const Seeker<T>& seeker) const {
     const int first = tile * kTile + threadIdx.x % kWarp;
+    Box<T> own[kPerLane];
+    int holders[kPerLane];
+    TINYSSD_UNROLL
+    for (int i = 0; i < kPerLane; ++i) {
+      const int anchor = smaller(first + i * kWarp, num_anchors - 1);
+      own[i] = load_box(anchors + anchor);
+      holders[i] = __ldcg(holder + anchor);
+    }
     Choice<T> best = {-1, INT32_MAX};
-#pragma unroll
-    for (int i = 0; i < kAnchorsPerLane; ++i) {
-      const int anchor = first + i * kWarp;
-      if (anchor >= num_anchors) break;
-      const Box<T> own = load_box(anchors + anchor);
-      const T value = iou(own, area(own), seeker.box, seeker.area);
-      if (value > best.iou && prefers(anchor, __ldcg(holder + anchor), seeker.index, value)) best = {value, anchor};
+    TINYSSD_UNROLL
+    for (int i = 0; i < kPerLane; ++i) {
+      const int anchor = smaller(first + i * kWarp, num_anchors - 1);
+      const T value = iou(own[i], area(own[i]), seeker.box, seeker.area);
+      if (value > best.iou && prefers(anchor, holders[i], seeker.index, value)) best = {value, anchor};
     }
     warp_first_max(best.iou, best.index);
     return best;
@@ -174,7 +177,7 @@ struct Claims {
   }
 };
 
-template <class T, class Write>
+template <class T, int kPerLane, class Write>
 __global__ void __launch_bounds__(kWarp* kMostClaimWarps) claim_kernel(
     const Box<T>* __restrict__ anchors,  // [A]
     int64_t num_anchors, const GroundTruth<T> gts, int tiles,
@@ -184,7 +187,7 @@ __global__ void __launch_bounds__(kWarp* kMostClaimWarps) claim_kernel(
     const Write write) {
   const int64_t image = blockIdx.x, first_gt = image * gts.count, first_anchor = image * num_anchors;
   const int count = static_cast<int>(gts.count), warps = blockDim.x / kWarp;
-  const Claims<T> claims = {
+  const Claims<T, kPerLane> claims = {
       anchors,
       static_cast<int>(num_anchors),
       gts,

@@ -1,12 +1,12 @@
-// What both steps of the assignment know: the boxes to assign, the tiles of anchors, and warp maxima of IoUs.
+// What both steps of the assignment know. Anchors come in tiles: those that a warp of match_kernel owns, kPerLane a
+// lane, one of each group of 32 neighbours.
 #pragma once
 
 #include "launch.cuh"
 
 namespace tinyssd {
 
-constexpr int kAnchorsPerLane = 4, kTile = kWarp * kAnchorsPerLane;  // a tile: the anchors of a warp of match_kernel
-constexpr int kFree = -1;                                            // in holder: no box; in anchor_of: no anchor
+constexpr int kFree = -1;  // in holder: no box; in anchor_of: no anchor
 
 // The ground-truth boxes of all images: rows of four corners, or label rows of a class and four corners.
 template <class T>

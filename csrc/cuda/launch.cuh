@@ -11,7 +11,9 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 
 #ifndef USE_CUDA
 // Declared by the header above only where torch itself was built with CUDA; they live in libtorch_cuda.
@@ -41,6 +43,37 @@ inline void check_cuda(cudaError_t error) {
   throw std::runtime_error(std::string("CUDA error in tinyssd_ops: ") + cudaGetErrorString(error));
 }
 
+inline std::mutex shared_memory_mutex;
+inline std::map<std::pair<const void*, int32_t>, size_t> allowed_shared_memory;
+
+// Lets a kernel ask for this much shared memory. The driver is told once a device, kernel and size.
+inline void allow_shared_memory(const void* kernel, int32_t device, size_t bytes) {
+  constexpr size_t kAlwaysAllowed = 48 * 1024;
+  if (bytes <= kAlwaysAllowed) return;
+  const std::lock_guard lock(shared_memory_mutex);
+  size_t& most = allowed_shared_memory[{kernel, device}];
+  if (bytes <= most) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  most = bytes;
+}
+
+// A number in host memory that every device can write to.
+class PinnedNumber {
+ public:
+  PinnedNumber() {
+    void* memory = nullptr;
+    check_cuda(cudaHostAlloc(&memory, sizeof(int64_t), cudaHostAllocPortable));
+    value_ = static_cast<int64_t*>(memory);
+  }
+  ~PinnedNumber() { cudaFreeHost(value_); }  // at the end of the process it may fail, and matters no more
+  PinnedNumber(const PinnedNumber&) = delete;
+  PinnedNumber& operator=(const PinnedNumber&) = delete;
+  int64_t* get() const { return value_; }
+
+ private:
+  int64_t* value_ = nullptr;
+};
+
 // Makes a tensor's device the current one for a scope, and knows its current stream.
 class DeviceScope {
  public:
@@ -48,6 +81,9 @@ class DeviceScope {
     CUDAGuardOpaque* guard = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_create_cuda_guard(device_, &guard));
     guard_.reset(guard);
+    // The guard speaks to libtorch's CUDA runtime. This library has one of its own, with a current device of its own;
+    // the guard's end makes the device before current again for the driver, which both go by.
+    check_cuda(cudaSetDevice(device_));
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream));
     stream_ = static_cast<cudaStream_t>(stream);
@@ -65,15 +101,20 @@ class DeviceScope {
     if (bytes > 0) check_cuda(cudaMemsetAsync(memory, value, bytes, stream_));
   }
 
+  // Waits for the stream, then returns the number at an address of the device. A copy to memory that is not pinned would
+  // go by way of the driver's own.
+  int64_t wait_for(const int64_t* number) const {
+    static thread_local const PinnedNumber arrived;
+    check_cuda(cudaMemcpyAsync(arrived.get(), number, sizeof(*number), cudaMemcpyDeviceToHost, stream_));
+    check_cuda(cudaStreamSynchronize(stream_));
+    return *arrived.get();
+  }
+
   // The arguments are converted to the kernel's parameter types.
   template <class... Params, class... Args>
   void launch(void (*kernel)(Params...), int64_t blocks, dim3 threads, size_t shared_bytes, const Args&... args) const {
-    constexpr size_t kAlwaysAllowed = 48 * 1024;
     expect(blocks <= INT32_MAX, "the input is too large for one CUDA launch");
-    if (shared_bytes > kAlwaysAllowed) {
-      check_cuda(
-          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
-    }
+    allow_shared_memory(reinterpret_cast<const void*>(kernel), device_, shared_bytes);
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(blocks));
     config.blockDim = threads;

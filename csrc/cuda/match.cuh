@@ -1,5 +1,5 @@
-// match_kernel, the first step of the assignment: each anchor's best box. A warp owns a tile of kTile anchors, four
-// groups of 32, a lane an anchor of each; a block owns kMatchWarps neighbouring tiles of an image. Every group has a box
+// match_kernel, the first step of the assignment: each anchor's best box. A warp owns a tile, kPerLane groups of 32
+// anchors, a lane an anchor of each; a block owns kMatchWarps neighbouring tiles of an image. Every group has a box
 // around its anchors, and 32 boxes are held against it at once: one that misses it has an IoU of 0 with all of the group.
 // Anchors prefer the box with the largest IoU, then the lowest index; IoUs of 0 need not be computed for that.
 #pragma once
@@ -30,17 +30,18 @@ __device__ __forceinline__ double warp_max(double iou) {
   return iou;
 }
 
+// The largest value of a warp; a NaN may win, or not.
+__device__ __forceinline__ float warp_largest(float value) {
+  // The bits of floats as integers in the order of the floats, and back: those of negative ones are turned.
+  const auto turn = [](int bits) { return bits ^ (bits >> 31 & INT32_MAX); };
+  return __int_as_float(turn(__reduce_max_sync(kAllLanes, turn(__float_as_int(value)))));
+}
+__device__ __forceinline__ double warp_largest(double value) { return warp_max(value); }
+
 // The smallest box around those of all lanes; where one has a NaN, any.
 template <class T>
-__device__ __forceinline__ Box<T> warp_bounds(Box<T> box) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    box = {
-        smaller(box.x1, __shfl_xor_sync(kAllLanes, box.x1, step)),
-        smaller(box.y1, __shfl_xor_sync(kAllLanes, box.y1, step)),
-        larger(box.x2, __shfl_xor_sync(kAllLanes, box.x2, step)),
-        larger(box.y2, __shfl_xor_sync(kAllLanes, box.y2, step))};
-  }
-  return box;
+__device__ __forceinline__ Box<T> warp_bounds(const Box<T>& box) {
+  return {-warp_largest(-box.x1), -warp_largest(-box.y1), warp_largest(box.x2), warp_largest(box.y2)};
 }
 
 // Whether a box intersects no box within the bounds, inverted ones included. False for NaN: then the IoU decides.
@@ -50,26 +51,27 @@ __device__ __forceinline__ bool misses(const Box<T>& box, const Box<T>& bounds) 
 }
 
 // A lane's anchors and what they prefer so far.
-template <class T>
+template <class T, int kPerLane>
 struct LaneAnchors {
-  Box<T> boxes[kAnchorsPerLane], bounds[kAnchorsPerLane];  // the bounds are those of the lane's groups
-  T areas[kAnchorsPerLane];
-  T best[kAnchorsPerLane];
-  int best_gt[kAnchorsPerLane];  // -1: no box has an IoU above 0
+  Box<T> boxes[kPerLane], bounds[kPerLane];  // the bounds are those of the lane's groups
+  T areas[kPerLane];
+  T best[kPerLane];
+  int best_gt[kPerLane];  // -1: no box has an IoU above 0
 
   __device__ void load(const Box<T>* anchors, int64_t first, int64_t num_anchors) {
     constexpr T kFar = std::numeric_limits<T>::infinity();
-#pragma unroll
-    for (int i = 0; i < kAnchorsPerLane; ++i) {
-      const int64_t anchor = first + i * kWarp;
+    TINYSSD_UNROLL
+    for (int i = 0; i < kPerLane; ++i) boxes[i] = load_box(anchors + smaller(first + i * kWarp, num_anchors - 1));
+    TINYSSD_UNROLL
+    for (int i = 0; i < kPerLane; ++i) {
       // Where there is no anchor, a box that overlaps nothing and widens no bounds.
-      boxes[i] = anchor < num_anchors ? load_box(anchors + anchor) : Box<T>{kFar, kFar, -kFar, -kFar};
+      if (first + i * kWarp >= num_anchors) boxes[i] = {kFar, kFar, -kFar, -kFar};
       areas[i] = area(boxes[i]);
       best[i] = 0;
       best_gt[i] = -1;
     }
-#pragma unroll
-    for (int i = 0; i < kAnchorsPerLane; ++i) bounds[i] = warp_bounds(boxes[i]);
+    TINYSSD_UNROLL
+    for (int i = 0; i < kPerLane; ++i) bounds[i] = warp_bounds(boxes[i]);
   }
 
   // Holds 32 boxes of shared memory, of which the valid ones count, against all anchors of the warp. Returns the largest
@@ -77,9 +79,9 @@ struct LaneAnchors {
   __device__ T meet(const Box<T>* gt_boxes, const T* gt_areas, unsigned valid, int first_gt) {
     const int lane = threadIdx.x % kWarp;
     const Box<T> own_gt = load_box(gt_boxes + lane);
-    unsigned hits[kAnchorsPerLane], left = 0;
-#pragma unroll
-    for (int i = 0; i < kAnchorsPerLane; ++i) {
+    unsigned hits[kPerLane], left = 0;
+    TINYSSD_UNROLL
+    for (int i = 0; i < kPerLane; ++i) {
       hits[i] = __ballot_sync(kAllLanes, !misses(own_gt, bounds[i])) & valid;
       left |= hits[i];
     }
@@ -89,15 +91,14 @@ struct LaneAnchors {
       const Box<T> gt = load_box(gt_boxes + bit);
       const T gt_area = gt_areas[bit];
       T largest = 0;
-#pragma unroll
-      for (int i = 0; i < kAnchorsPerLane; ++i) {
+      TINYSSD_UNROLL
+      for (int i = 0; i < kPerLane; ++i) {
         if (!has_bit(hits[i], bit)) continue;
         const T value = iou(boxes[i], areas[i], gt, gt_area);
         largest = larger(largest, value);
-        if (value > best[i]) {
-          best[i] = value;
-          best_gt[i] = first_gt + bit;
-        }
+        const bool better = value > best[i];
+        best[i] = better ? value : best[i];
+        best_gt[i] = better ? first_gt + bit : best_gt[i];
       }
       largest = warp_max(largest);
       own_largest = lane == bit ? largest : own_largest;
@@ -108,7 +109,7 @@ struct LaneAnchors {
 
 // Write::matched(anchor's index in the batch, anchor, ground truth, its index in the batch, its index in the image) and
 // Write::background(anchor's index in the batch) store an anchor's result.
-template <class T, class Write>
+template <class T, int kPerLane, class Write>
 __global__ void __launch_bounds__(kWarp* kMatchWarps) match_kernel(
     const Box<T>* __restrict__ anchors,  // [A]
     int64_t num_anchors, const GroundTruth<T> gts, T threshold, unsigned blocks_an_image,
@@ -118,8 +119,8 @@ __global__ void __launch_bounds__(kWarp* kMatchWarps) match_kernel(
   auto& shared = shared_memory<MatchShared<T>>();
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int64_t image = blockIdx.x / blocks_an_image, block = blockIdx.x % blocks_an_image;
-  const int64_t first_anchor = (block * kMatchWarps + warp) * kTile + lane;
-  LaneAnchors<T> own;
+  const int64_t first_anchor = (block * kMatchWarps + warp) * kWarp * kPerLane + lane;
+  LaneAnchors<T, kPerLane> own;
   own.load(anchors, first_anchor, num_anchors);
   int first_valid = -1;
   for (int64_t start = 0; start < gts.count; start += kChunk) {
@@ -152,8 +153,8 @@ __global__ void __launch_bounds__(kWarp* kMatchWarps) match_kernel(
       }
     }
   }
-#pragma unroll
-  for (int i = 0; i < kAnchorsPerLane; ++i) {
+  TINYSSD_UNROLL
+  for (int i = 0; i < kPerLane; ++i) {
     const int64_t anchor = first_anchor + i * kWarp, slot = image * num_anchors + anchor;
     if (anchor >= num_anchors) break;
     holder[slot] = kFree;

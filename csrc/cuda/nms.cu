@@ -30,10 +30,7 @@ Tensor nms_one(
         scope, b, candidates<T>(b, s, ids), 1, iou_threshold, size, false, keep.mutable_data_ptr<int64_t>(),
         count.mutable_data_ptr<int64_t>());
   });
-  int64_t kept = 0;
-  check_cuda(cudaMemcpyAsync(&kept, count.const_data_ptr(), sizeof(kept), cudaMemcpyDeviceToHost, scope.stream()));
-  check_cuda(cudaStreamSynchronize(scope.stream()));
-  return torch::stable::narrow(keep, 0, 0, kept);
+  return torch::stable::narrow(keep, 0, 0, scope.wait_for(count.const_data_ptr<int64_t>()));
 }
 
 Tensor nms(const Tensor& boxes, const Tensor& scores, double iou_threshold) {

@@ -42,9 +42,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyssd.data.augment import AugmentConfig
-    from tinyssd.data.folder import open_folder
     from tinyssd.data.images import read_picture
     from tinyssd.data.loader import Pictures, make_loader, to_input
+    from tinyssd.data.open import open_folder
     from tinyssd.data.source import Example, Source
     from tinyssd.data.synthetic import SyntheticSource
     from tinyssd.errors import CheckpointError, ConfigError, DataError, TinySSDError, TrainingError
@@ -87,7 +87,7 @@ _MODULES = (
     "data.augment",
     "data.images",
     "data.loader",
-    "data.folder",
+    "data.open",
     "data.synthetic",
     "run.checkpoint",
     "prediction.predict",

@@ -31,3 +31,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files of :func:`write_atomically` that a killed process left in ``folder``.
+
+    To be called by whoever alone writes there.
+    """
+    for file in folder.glob(".*.tmp"):
+        if file.name.removesuffix(".tmp").rpartition(".")[2].isdigit():
+            file.unlink(missing_ok=True)

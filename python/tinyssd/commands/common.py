@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from tinyssd.errors import ConfigError
+from tinyssd.errors import DataError
+from tinyssd.text import printable
 
 if TYPE_CHECKING:
     from tinyssd.evaluation.evaluate import Metrics
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
+# Names of data sets that are no folders.
+GENERATED = ("synthetic", "banana")
+
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
@@ -31,20 +36,25 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 def print_error(error: Exception) -> None:
     """Says on standard error what went wrong."""
     named = isinstance(error, OSError) and error.filename is not None
-    print(f"tinyssd: error: {f'{error.filename}: {error.strerror}' if named else error}", file=sys.stderr)
-
-
-def refuse_used_folder(run: Path) -> None:
-    """Raises :class:`ConfigError` where a new run would take the place of another one."""
-    if (run / "checkpoint.pt").exists():
-        raise ConfigError(
-            f"{run}: holds a run already; continue it with 'tinyssd train --resume {run}', or choose another --run"
-        )
+    message = f"{error.filename}: {error.strerror}" if named else str(error)
+    print(f"tinyssd: error: {printable(message)}", file=sys.stderr)
 
 
 def data_label(name: str) -> str:
     """A short name for a data set: the last part of its path."""
     return Path(name).name or "data"
+
+
+def data_name(name: str) -> str:
+    """What a run remembers of ``--data``: a whole path, as it can be continued from another folder."""
+    return name if name in GENERATED else str(Path(name).resolve())
+
+
+def expect_data(config: RunConfig) -> None:
+    """Raises :class:`DataError` where the folder that a run remembers is not there any more."""
+    name = config.data.name
+    if name not in GENERATED and not Path(name).exists():
+        raise DataError(f"{name}: the pictures of this run are not there any more; say where they are with --data DIR")
 
 
 def describe(config: RunConfig, run: Path) -> str:

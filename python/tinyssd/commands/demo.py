@@ -12,9 +12,9 @@ from tinyssd.commands.common import (
     add_machine_options,
     describe,
     metrics_table,
-    refuse_used_folder,
 )
 from tinyssd.errors import ConfigError
+from tinyssd.terminal import say
 
 _DEMO_RUN = Path("runs/demo")
 
@@ -45,6 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.demo import demo_config, report
     from tinyssd.training.train import train
 
@@ -61,15 +62,15 @@ def _run(options: argparse.Namespace) -> int:
         workers=options.workers,
         seed=options.seed,
     )
-    print(describe(config, run), flush=True)
+    say(describe(config, run))
     progress = train(config, run)
     if progress.epoch < config.train.epochs:
-        print(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
+        say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
     metrics = report(run, options.device or "auto", options.test_pictures)
-    print("\non held-out pictures:")
-    print(metrics_table(metrics, config.class_names))
-    print(f"\ndone in {time.perf_counter() - started:.0f} s; look at")
+    say("\non held-out pictures:")
+    say(metrics_table(metrics, config.class_names))
+    say(f"\ndone in {time.perf_counter() - started:.0f} s; look at")
     for name in ("predictions.png", "curves.png", "anchors.png"):
-        print(f"  {run / name}")
+        say(f"  {run / name}")
     return 0

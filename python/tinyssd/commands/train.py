@@ -12,12 +12,16 @@ from tinyssd.commands.common import (
     Commands,
     add_machine_options,
     data_label,
+    data_name,
     describe,
-    refuse_used_folder,
+    expect_data,
 )
+from tinyssd.commands.data_options import add_data_options, class_names
 from tinyssd.errors import CheckpointError, ConfigError
+from tinyssd.terminal import say
 
 if TYPE_CHECKING:
+    from tinyssd.data.source import Source
     from tinyssd.run.config import RunConfig
 
 _LOSSES = ("mined", "focal", "classic")
@@ -30,13 +34,24 @@ def add(commands: Commands) -> None:
         help="train on a data set",
         description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png "
         "and checkpoint.pt.",
-        epilog="A folder of your own: DIR/NAME_train/label.csv (img_name,label,xmin,ymin,xmax,ymax; a line a box, in "
-        "pixels, classes from 0; 'img_name,,,,,' for a picture without objects), DIR/NAME_train/images/, the same for "
-        "DIR/NAME_val, and, if you like, DIR/classes.txt with a class name a line.",
+        epilog="A folder of your own may hold Pascal VOC, COCO, YOLO or a table of boxes; format, splits and class "
+        "names are found by looking, and said. Boxes that reach outside their picture are clipped, those without area "
+        "dropped, broken pictures skipped; all of it is counted, and 'tinyssd check DIR' lists it.",
     )
-    parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder with NAME_train/ and NAME_val/")
+    parser.add_argument("folder", nargs="?", metavar="DATA", help="a folder of labelled pictures, the same as --data")
+    parser.add_argument("--data", help="'synthetic' (default), 'banana', or a folder of labelled pictures")
+    add_data_options(parser)
+    parser.add_argument(
+        "--strict", action="store_true", default=None, help="stop where a label or picture would be changed or skipped"
+    )
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run folder (default: runs/DATA-DATE-TIME)")
-    parser.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in DIR, with its own settings")
+    parser.add_argument(
+        "--resume",
+        type=Path,
+        metavar="DIR",
+        help="continue the run in DIR with its own settings; --epochs may "
+        "make it longer, --data say where its pictures are now",
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a JSON file like a run's config.json, or parts of one"
     )
@@ -51,26 +66,34 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.train import train
 
+    if options.folder is not None:
+        if options.data is not None:
+            raise ConfigError(
+                f"name the data set once: it stands there as {options.folder} and as --data {options.data}"
+            )
+        options.data = options.folder
+    sources = None
     if options.resume is not None:
-        run, config = options.resume, _resumed_config(options)
+        run, config = _resumed(options)
     else:
-        config = _new_config(options)
+        config, sources = _new_config(options)
         run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
         refuse_used_folder(run)
-    print(describe(config, run), flush=True)
-    progress = train(config, run, resume=options.resume is not None)
+    say(describe(config, run))
+    progress = train(config, run, resume=options.resume is not None, sources=sources)
     if progress.epoch < config.train.epochs:
-        print(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
+        say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
     _draw_validation(run, config)
-    print(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {run}/predictions.png")
+    say(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {run}/predictions.png")
     return 0
 
 
-def _new_config(options: argparse.Namespace) -> RunConfig:
-    """The defaults, over them the file of ``--config``, over that the options."""
+def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, Source]]:
+    """The defaults, over them the file of ``--config``, over that the options; and the pictures."""
     from dataclasses import replace
 
     from tinyssd.data.open import open_data
@@ -81,7 +104,14 @@ def _new_config(options: argparse.Namespace) -> RunConfig:
     if options.config is not None:
         values.update(read_config_file(options.config))
     given = {
-        "data": {"name": options.data},
+        "data": {
+            "name": options.data,
+            "train": options.train,
+            "val": options.val,
+            "format": options.format,
+            "classes": class_names(options.classes),
+            "strict": options.strict,
+        },
         "model": {"image_size": None if options.image_size is None else (options.image_size, options.image_size)},
         "train": {
             "epochs": options.epochs,
@@ -100,17 +130,13 @@ def _new_config(options: argparse.Namespace) -> RunConfig:
             **values[section],
             **{key: value for key, value in settings.items() if value is not None},
         }
-    if values["data"].get("name", "synthetic") not in ("synthetic", "banana"):
-        # A run can be resumed from another folder.
-        values["data"]["name"] = str(Path(values["data"]["name"]).resolve())
+    if "name" in values["data"]:
+        values["data"]["name"] = data_name(values["data"]["name"])
     # The classes are those of the data, which are opened at the size of the network.
     draft = RunConfig.from_dict({**values, "class_names": (), "model": {**values["model"], "num_classes": 2}})
-    source, _ = open_data(draft.data, draft.model.image_size)
-    return replace(
-        draft,
-        class_names=source.class_names,
-        model=replace(draft.model, num_classes=len(source.class_names) + 1),
-    )
+    sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
+    names = sources[0].class_names
+    return replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1)), sources
 
 
 def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
@@ -119,29 +145,55 @@ def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
     return {"classes": name}
 
 
-def _resumed_config(options: argparse.Namespace) -> RunConfig:
-    """The configuration of a run that is to be continued; only the machine's part may change."""
+def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
+    """The folder and the configuration of a run that is to be continued.
+
+    Where its data are, how long it goes on, and the machine's part may change.
+    """
     from dataclasses import replace
 
-    from tinyssd.run.checkpoint import checkpoint_path, load_checkpoint, made_by_this_version
+    from tinyssd.run.checkpoint import load_checkpoint, made_by_this_version
     from tinyssd.run.config import RunConfig
+    from tinyssd.run.folder import CHECKPOINT
 
-    fixed = ("data", "run", "config", "epochs", "batch_size", "lr", "image_size", "loss", "seed")
+    fixed = (
+        "train",
+        "val",
+        "format",
+        "classes",
+        "strict",
+        "run",
+        "config",
+        "batch_size",
+        "lr",
+        "image_size",
+        "loss",
+        "seed",
+    )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
     if given:
         raise ConfigError(f"--resume continues a run with its own settings; leave out {', '.join(given)}")
-    if not options.resume.is_dir():
-        raise CheckpointError(f"{options.resume}: no such run folder")
-    file = checkpoint_path(options.resume)
+    run = options.resume.parent if options.resume.name == CHECKPOINT else options.resume
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run folder")
+    file = run / CHECKPOINT
     contents = load_checkpoint(file)
     with made_by_this_version(file):
         config = RunConfig.from_dict(contents["config"])
+        finished = contents["progress"]["epoch"]
+    epochs = config.train.epochs if options.epochs is None else options.epochs
+    if epochs < finished:
+        raise ConfigError(f"--epochs: the run has done {finished} already, got {epochs}")
     train = replace(
         config.train,
+        epochs=epochs,
         device=options.device or config.train.device,
         workers=config.train.workers if options.workers is None else options.workers,
     )
-    return replace(config, train=train)
+    data = config.data if options.data is None else replace(config.data, name=data_name(options.data))
+    config = replace(config, train=train, data=data)
+    expect_data(config)
+    return run, config
 
 
 def _draw_validation(run: Path, config: RunConfig) -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +15,32 @@ from PIL import Image, ImageOps
 
 from tinyssd.errors import DataError
 
+PICTURE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
 _EXIF_ORIENTATION = 0x0112
+# What ends a whole file is looked for in its last bytes; a camera may append some of its own.
+_TAIL_BYTES = 1 << 12
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+# The largest values of sensors of 8 to 16 bits.
+_TOPS = (255, 1023, 4095, 16383, 65535)
+# What Pillow's decoders raise on broken files; SyntaxError is its own way for some PNG.
+_BROKEN = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture file says of itself.
+
+    Attributes:
+        size: Width and height of the upright picture in pixels.
+        turned: The EXIF turn, 1 to 8.
+    """
+
+    size: tuple[int, int]
+    turned: int
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -18,22 +49,25 @@ def read_picture(path: Path) -> Image.Image:
     Raises:
         DataError: If the file is missing or is no whole picture.
     """
-    try:
-        with Image.open(path) as image:
-            return to_rgb(ImageOps.exif_transpose(image) if _may_be_turned(image) else image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for some broken PNG files.
-        raise DataError(f"{path}: cannot read this picture ({_one_line(error)})") from error
+    with _opened(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image) if _may_be_turned(image) else image)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of the upright picture, from its header."""
-    try:
-        with Image.open(path) as image:
-            turned = _may_be_turned(image) and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot read this picture ({_one_line(error)})") from error
+def read_header(path: Path) -> Header:
+    """The size of a picture without its pixels, which are read only where the file's end looks cut off.
+
+    Raises:
+        DataError: If the file is missing or is no whole picture.
+    """
+    with _opened(path) as image:
+        turned = int(image.getexif().get(_EXIF_ORIENTATION, 1)) if _may_be_turned(image) else 1
+        width, height = image.size
+        if width < 1 or height < 1:
+            raise ValueError("it has no pixels")
+        if not _ends_well(path, image.format):
+            image.load()
+        turned = turned if 1 <= turned <= 8 else 1
+        return Header((height, width) if turned >= 5 else (width, height), turned)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -45,17 +79,47 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An open picture; what goes wrong with it becomes a :class:`DataError`."""
+    try:
+        with warnings.catch_warnings():
+            # Of pictures from 90 million pixels on; twice that many are an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except _BROKEN as error:
+        raise DataError(f"{path}: cannot read this picture ({_one_line(error)})") from error
+
+
+def _ends_well(path: Path, kind: str | None) -> bool:
+    """Whether the file's last bytes hold what ends a picture of its kind."""
+    if kind not in _ENDS:
+        return True
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - _TAIL_BYTES))
+        return _ENDS[kind] in file.read()
+
+
 def _may_be_turned(image: Image.Image) -> bool:
     # Where the header shows no Exif data, getexif() would read a whole PNG file to look behind its pixels.
     return "exif" in image.info
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """A picture of wider pixels scaled to 8 bits; Pillow would cut them off at 255."""
+    """A picture of wider pixels scaled to 8 bits; Pillow would cut them off at 255.
+
+    White is the largest value of the least number of bits, 8 to 16, that holds all pixels: a sensor of 12 bits writes
+    no more than 4095 into 16.
+    """
     pixels = np.asarray(image, dtype=np.float64)
-    top = 65535.0 if image.mode.startswith("I") and pixels.max() > 255 else max(float(pixels.max()), 255.0)
+    brightest = float(pixels.max(initial=0))
+    top = next((top for top in _TOPS if brightest <= top), brightest)
+    if image.mode.startswith("I"):
+        top = min(top, _TOPS[-1])
     return Image.fromarray((pixels.clip(0, top) * (255 / top)).astype(np.uint8))
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -97,7 +97,7 @@ def make_loader(
         num_workers=workers,
         collate_fn=_Collate(pictures.source.max_boxes),
         persistent_workers=workers > 0,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=pin_memory,
     )
     return loader, sampler
@@ -127,6 +127,10 @@ class _Collate:
         return torch.stack([image for image, _ in examples]), padded
 
 
-def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the main one decides when the workers stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    # What a terminal sends reaches every process of it; the main one decides when the workers stop, and ends them by
+    # SIGTERM, for which a forked worker would otherwise have the main one's handler.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

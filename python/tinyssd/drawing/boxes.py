@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from tinyssd.drawing.fonts import Font, font_for
 
 Color = tuple[int, int, int]
 
@@ -56,13 +58,13 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box], least_side: int = _LE
     canvas = picture.resize(size, Image.Resampling.BICUBIC) if size != picture.size else picture.copy()
     draw = ImageDraw.Draw(canvas)
     line = max(2, round(max(size) / 256))
-    font = ImageFont.load_default(size=max(13, round(max(size) / 34)))
+    font_size = max(13, round(max(size) / 34))
     # Labels last, so that no line crosses them.
     for box in boxes:
         _draw_outline(draw, _pixels(box, size), box, line)
     for box in boxes:
         if box.text:
-            _draw_label(draw, _pixels(box, size), box, font, size)
+            _draw_label(draw, _pixels(box, size), box, font_size, size)
     return canvas
 
 
@@ -72,7 +74,7 @@ def make_grid(tiles: Sequence[Image.Image], columns: int, tile_side: int, captio
     rows = -(-len(tiles) // columns)
     width, height = columns * (tile_side + gap) + gap, rows * (tile_side + gap) + gap
     font_size = max(14, tile_side // 18)
-    font = ImageFont.load_default(size=font_size)
+    caption, font = font_for(caption, font_size)
     lines = _wrapped(caption, font, width - 2 * gap) if caption else []
     line_height = round(1.5 * font_size)
     grid = Image.new("RGB", (width, height + len(lines) * line_height + (gap if lines else 0)), INK)
@@ -87,7 +89,7 @@ def make_grid(tiles: Sequence[Image.Image], columns: int, tile_side: int, captio
     return grid
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -138,11 +140,12 @@ def _draw_label(
     draw: ImageDraw.ImageDraw,
     corners: tuple[float, float, float, float],
     box: Box,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    font_size: int,
     size: tuple[int, int],
 ) -> None:
     """The text above the box, or inside it at the picture's upper edge; always within the picture."""
-    left, top, right, bottom = font.getbbox(box.text, anchor="lt")
+    text, font = font_for(box.text, font_size)
+    left, top, right, bottom = font.getbbox(text, anchor="lt")
     pad = 3
     width, height = right - left + 2 * pad, bottom - top + 2 * pad
     x = min(max(corners[0] - 1, 0), max(size[0] - width, 0))
@@ -151,4 +154,4 @@ def _draw_label(
     draw.rectangle((x, y, x + width, y + height), fill=box.color)
     luminance = 0.299 * box.color[0] + 0.587 * box.color[1] + 0.114 * box.color[2]
     ink = INK if luminance > 110 else WHITE
-    draw.text((x + pad - left, y + pad - top), box.text, fill=ink, font=font, anchor="lt")
+    draw.text((x + pad - left, y + pad - top), text, fill=ink, font=font, anchor="lt")

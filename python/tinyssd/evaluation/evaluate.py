@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from tinyssd.data.loader import to_input
+from tinyssd.data.source import IGNORED_FROM, PADDING
 from tinyssd.model.network import TinySSD
 from tinyssd_ops import multibox_target
 
@@ -83,7 +85,7 @@ def evaluate(
     anchors_seen = 0
     predictions: list[np.ndarray] = []
     truth: list[np.ndarray] = []
-    for images, labels in loader:
+    for images, labels in tqdm(loader, desc="evaluating", unit=" batches", leave=False, disable=None):
         labels = labels.to(device)
         anchors, scores, offsets = model(to_input(images.to(device), channels_last))
         offset_targets, mask, classes = multibox_target(anchors, labels, match_iou)
@@ -93,7 +95,7 @@ def evaluate(
         anchors_seen += classes.numel()
         rows, _ = model.select(anchors, scores, offsets)
         predictions += [row[row[:, 0] > 0] for row in rows.cpu().numpy()]
-        truth += [row[row[:, 0] >= 0] for row in labels.cpu().numpy()]
+        truth += [row[row[:, 0] != PADDING] for row in labels.cpu().numpy()]
     precision = average_precision(predictions, truth, model.config.num_classes - 1, model.config.image_size)
     return Metrics(
         class_error=wrong.item() / max(anchors_seen, 1),
@@ -115,7 +117,8 @@ def average_precision(
 
     Args:
         predictions: For each picture [K, 6], ``(class, confidence, x1, y1, x2, y2)``, classes from 1.
-        truth: For each picture [G, 5], ``(class, x1, y1, x2, y2)``, classes from 0, as data sets give them.
+        truth: For each picture [G, 5], ``(class, x1, y1, x2, y2)``, classes from 0, as data sets give them. Ignored
+            objects (class ``-2 - c``) are COCO's crowds: what lies in one counts neither for nor against.
         num_classes: Classes without background.
         image_size: Height and width that boxes, given as shares of the picture, are scaled to.
     """
@@ -123,11 +126,7 @@ def average_precision(
 
     height, width = image_size
     scale = np.array([width, height, width, height], dtype=np.float64)
-    gt = [
-        _annotation(image, row[0] + 1, row[1:] * scale)
-        for image, rows in enumerate(truth)
-        for row in rows.astype(float)
-    ]
+    gt = [_true_annotation(image, row, scale) for image, rows in enumerate(truth) for row in rows.astype(float)]
     found = [
         {**_annotation(image, row[0], row[2:] * scale), "score": float(row[1])}
         for image, rows in enumerate(predictions)
@@ -155,6 +154,12 @@ def _best_threshold(precision: np.ndarray, confidence: np.ndarray, recall: np.nd
     return float(confidence[f1.argmax(axis=0), np.arange(f1.shape[1])][present].mean())
 
 
+def _true_annotation(image: int, row: np.ndarray, scale: np.ndarray) -> dict[str, Any]:
+    ignored = row[0] <= IGNORED_FROM
+    class_id = IGNORED_FROM - row[0] if ignored else row[0]
+    return {**_annotation(image, class_id + 1, row[1:] * scale), "iscrowd": int(ignored)}
+
+
 def _annotation(image: int, class_id: float, box: np.ndarray) -> dict[str, Any]:
     x1, y1, x2, y2 = (float(value) for value in box)
     size = [x2 - x1, y2 - y1]
@@ -174,7 +179,7 @@ def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) 
         "images": [{"id": image} for image in range(num_images)],
         "categories": [{"id": class_id} for class_id in range(1, num_classes + 1)],
         # Ids from 1: pycocotools takes 0 for "not matched".
-        "annotations": [{**row, "id": i, "iscrowd": 0} for i, row in enumerate(annotations, start=1)],
+        "annotations": [{"iscrowd": 0, **row, "id": i} for i, row in enumerate(annotations, start=1)],
     }
     coco.createIndex()
     return coco

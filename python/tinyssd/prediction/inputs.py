@@ -1,30 +1,57 @@
-"""Which pictures a command line names."""
+"""Which pictures and videos a command line names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import glob
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tinyssd.errors import DataError
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_PICTURES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tga", ".tif", ".tiff", ".webp"),
+)
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 
-def find_pictures(paths: Iterable[Path]) -> list[Path]:
-    """The files named, and the pictures in the folders named.
+def find_inputs(names: Iterable[str | Path], out: Path) -> list[Path]:
+    """The files named, those that a pattern fits, and the pictures and videos in the folders named and below them.
+
+    Args:
+        names: Files, folders and patterns like ``'photos/*.jpg'``.
+        out: The folder of the results; what is in it is not looked at again.
 
     Raises:
-        DataError: If a path does not exist or a folder holds no picture.
+        DataError: If a path does not exist, a pattern fits nothing, or a folder holds no picture.
     """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file())
+    found: dict[Path, None] = {}  # In order, each once.
+    for name in names:
+        if re.match(r"\w+://", str(name)):
+            raise DataError(f"{name}: a web address; download it and name the file")
+        for path in _matches(Path(name)):
+            inside = list(_inside(path, out.resolve())) if path.is_dir() else [path]
             if not inside:
-                raise DataError(f"{path}: no picture in this folder")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise DataError(f"{path}: no such file or folder")
-    return found
+                raise DataError(f"{path}: no picture in this folder; known are {' '.join((*_PICTURES, *VIDEOS))}")
+            found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def _matches(path: Path) -> list[Path]:
+    """The path itself, or what it fits as a pattern: quoted, or from a shell that leaves that to the program."""
+    if path.exists():
+        return [path]
+    if not glob.has_magic(str(path)):
+        raise DataError(f"{path}: no such file or folder")
+    matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # Path.glob takes no whole path.
+    if not matches:
+        raise DataError(f"{path}: no file fits this pattern")
+    return matches
+
+
+def _inside(folder: Path, out: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        known = path.suffix.lower() in _PICTURES or path.suffix.lower() in VIDEOS
+        if known and path.is_file() and out not in path.resolve().parents:
+            yield path

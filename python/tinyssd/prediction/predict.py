@@ -12,6 +12,7 @@ from PIL import Image
 from tinyssd.data.images import to_rgb
 from tinyssd.data.loader import to_input
 from tinyssd.drawing.boxes import Box, class_color, draw_boxes
+from tinyssd.errors import CheckpointError
 from tinyssd.model.network import TinySSD
 
 
@@ -42,12 +43,30 @@ def predict_picture(
         picture: See :func:`tinyssd.data.images.read_picture`, which also turns photos upright.
         class_names: The classes without background.
         score_threshold: The least confidence of a detection.
+
+    Raises:
+        CheckpointError: If the network answers NaN or infinity.
     """
+    return predict_pictures(model, [picture], class_names, score_threshold)[0]
+
+
+@torch.no_grad()
+def predict_pictures(
+    model: TinySSD, pictures: Sequence[Image.Image], class_names: Sequence[str], score_threshold: float
+) -> list[list[Detection]]:
+    """:func:`predict_picture` of several pictures, which go through the network together."""
+    if not pictures:
+        return []
     height, width = model.config.image_size
-    pixels = np.array(to_rgb(picture).resize((width, height), Image.Resampling.BILINEAR))
-    images = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(model.anchors.device)
-    rows, counts = model.predict(to_input(images), score_threshold)
-    return to_detections(rows[0, : int(counts[0])].tolist(), class_names)
+    pixels = [np.array(to_rgb(one).resize((width, height), Image.Resampling.BILINEAR)) for one in pictures]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(model.anchors.device)
+    anchors, scores, offsets = model(to_input(images))
+    rows, counts = model.select(anchors, scores, offsets, score_threshold)
+    if not all(values.isfinite().all() for values in (scores, offsets, rows)):
+        raise CheckpointError("the network answers NaN or infinity: its weights are damaged, or its training diverged")
+    return [
+        to_detections(found[:count].tolist(), class_names) for found, count in zip(rows, counts.tolist(), strict=True)
+    ]
 
 
 def to_detections(rows: Iterable[Sequence[float]], class_names: Sequence[str]) -> list[Detection]:

@@ -16,8 +16,7 @@ from tinyssd.errors import CheckpointError
 from tinyssd.files import write_atomically
 from tinyssd.model.network import TinySSD
 from tinyssd.run.config import RunConfig
-
-FILE_NAME = "checkpoint.pt"
+from tinyssd.run.folder import CHECKPOINT
 
 _FORMAT = 1
 _DEFAULT_THRESHOLD = 0.5
@@ -106,16 +105,4 @@ def made_by_this_version(path: Path) -> Iterator[None]:
 
 def checkpoint_path(path: Path) -> Path:
     """The checkpoint of a run folder; a file stands for itself."""
-    return path / FILE_NAME if path.is_dir() else path
-
-
-def latest_run(runs: Path = Path("runs")) -> Path:
-    """The run folder whose checkpoint was written last.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    checkpoints = list(runs.glob(f"*/{FILE_NAME}"))
-    if not checkpoints:
-        raise CheckpointError(f"no trained run in {runs}/; train one with 'tinyssd train' or name its folder")
-    return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
+    return path / CHECKPOINT if path.is_dir() else path

@@ -1,4 +1,4 @@
-"""Ctrl-C asks a training to stop."""
+"""Ctrl-C, and what a system sends to end a program, ask a training to stop."""
 
 from __future__ import annotations
 
@@ -9,30 +9,45 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# Ctrl-C; what `docker stop`, batch systems and service managers send; a terminal that closes. Windows has no SIGHUP.
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
 
 @dataclass
 class StopRequest:
-    """Set by the first Ctrl-C."""
+    """Set by the first signal."""
 
     requested: bool = False
 
 
 @contextlib.contextmanager
 def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Turns the first Ctrl-C into a request to stop after the step; a second one interrupts at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop after the step; a second one ends at once.
+
+    A signal that was ignored when the program started stays ignored, as ``nohup`` and shells' background jobs want it.
+    """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # Only the main thread may handle signals.
         return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+    # None: a handler that Python did not set, and could not set again.
+    previous = {number: old for number, old in previous.items() if old not in (signal.SIG_IGN, None)}
+
+    def restore() -> None:
+        for number, old in previous.items():
+            signal.signal(number, old)
 
     def request(number: int, frame: object) -> None:
         stop.requested = True
-        signal.signal(signal.SIGINT, previous)
-        print("\nstopping after this step; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        restore()
+        again = "Ctrl-C again" if number == signal.SIGINT else "the same signal again"
+        with contextlib.suppress(OSError):  # A terminal that has closed takes no message.
+            print(f"\nstopping after this step; {again} to stop at once", file=sys.stderr, flush=True)
 
-    signal.signal(signal.SIGINT, request)
+    for number in previous:
+        signal.signal(number, request)
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()

@@ -17,7 +17,6 @@ import ctypes
 import dataclasses
 import math
 import platform
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from tinyssd.data.loader import Pictures, default_workers, make_loader, to_input
 from tinyssd.data.open import open_data
+from tinyssd.data.source import Source
 from tinyssd.drawing import curves
 from tinyssd.errors import CheckpointError, DataError, TrainingError
 from tinyssd.evaluation.evaluate import evaluate
@@ -37,10 +37,12 @@ from tinyssd.files import write_json, write_json_lines
 from tinyssd.model.device import pick_device
 from tinyssd.model.loss import detection_loss
 from tinyssd.model.network import TinySSD
-from tinyssd.run.checkpoint import FILE_NAME, load_checkpoint, made_by_this_version, save_checkpoint
+from tinyssd.run.checkpoint import load_checkpoint, made_by_this_version, save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig
+from tinyssd.run.folder import CHECKPOINT, locked
+from tinyssd.terminal import say
 from tinyssd.training.interrupt import stop_on_interrupt
-from tinyssd.training.targets import make_targets
+from tinyssd.training.targets import ignored_boxes, make_targets
 
 # Parameters of glibc's mallopt, from <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -66,13 +68,14 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
+def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Source, Source] | None = None) -> Progress:
     """Trains a detector.
 
     Args:
         config: Everything about the run.
         run: The run folder; made if need be.
         resume: Continue from the checkpoint in ``run``.
+        sources: The training and the validation pictures; None opens those of ``config``.
 
     Returns:
         The progress; its ``epoch`` is less than ``config.train.epochs`` if Ctrl-C stopped the run.
@@ -84,7 +87,7 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
     """
     settings = config.train
     device = pick_device(settings.device)
-    train_source, val_source = open_data(config.data, config.model.image_size, settings.seed)
+    train_source, val_source = sources or open_data(config.data, config.model.image_size, settings.seed)
     if tuple(train_source.class_names) != tuple(config.class_names):
         names = f"{', '.join(train_source.class_names)}, the run has {', '.join(config.class_names)}"
         raise DataError(f"{config.data.name}: has the classes {names}")
@@ -109,10 +112,9 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
     model.to(memory_format=memory_format)  # type: ignore[call-overload]  # An overload that torch leaves untyped.
     optimizer = AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     steps_per_epoch = len(train_loader)
-    scheduler = OneCycleLR(
-        optimizer, settings.learning_rate, settings.epochs * steps_per_epoch, pct_start=settings.warmup
-    )
-    progress = _restore(run / FILE_NAME, model, optimizer, scheduler) if resume else Progress()
+    scheduler = _schedule(optimizer, settings, settings.epochs * steps_per_epoch)
+    num_pictures = len(train_source)
+    progress = _restore(run / CHECKPOINT, model, optimizer, scheduler, num_pictures) if resume else Progress()
 
     def save() -> None:
         states = {
@@ -120,13 +122,11 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
         }
-        save_checkpoint(
-            run / FILE_NAME, {"config": config.to_dict(), "progress": dataclasses.asdict(progress), **states}
-        )
+        about = {"config": config.to_dict(), "progress": dataclasses.asdict(progress), "pictures": num_pictures}
+        save_checkpoint(run / CHECKPOINT, {**about, **states})
 
-    run.mkdir(parents=True, exist_ok=True)
-    write_json(run / "config.json", config.to_dict())
-    with stop_on_interrupt() as stop:
+    with locked(run), stop_on_interrupt() as stop:
+        write_json(run / "config.json", config.to_dict())
         while progress.epoch < settings.epochs and not stop.requested:
             model.train()
             sampler.epoch, sampler.skip = progress.epoch, progress.step * settings.batch_size
@@ -135,9 +135,10 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
             with _progress_bar(progress, config.train, steps_per_epoch) as bar:
                 for images, labels in train_loader:
                     images = to_input(images.to(device, non_blocking=True), settings.channels_last)
+                    ignored = ignored_boxes(labels).to(device, non_blocking=True)
                     labels = labels.to(device, non_blocking=True)
                     anchors, scores, offsets = model(images)
-                    offset_targets, mask, classes = make_targets(anchors, labels, settings)
+                    offset_targets, mask, classes = make_targets(anchors, labels, settings, ignored)
                     loss = detection_loss(scores, offsets, classes, offset_targets, mask, config.loss).mean()
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
@@ -172,23 +173,36 @@ def train(config: RunConfig, run: Path, resume: bool = False) -> Progress:
             save()
             write_json_lines(run / "metrics.jsonl", progress.history)
             curves.save_curves(progress.history, run / "curves.png")
-            print(_epoch_line(row, settings.epochs), flush=True)
+            say(_epoch_line(row, settings.epochs))
         if progress.epoch < settings.epochs:
             save()
     return progress
 
 
-def _restore(path: Path, model: TinySSD, optimizer: AdamW, scheduler: OneCycleLR) -> Progress:
-    """Puts the states of a checkpoint into the three; returns how far the run was."""
-    total_steps = scheduler.total_steps
+def _schedule(optimizer: AdamW, settings: TrainConfig, steps: int) -> OneCycleLR:
+    # Torch divides by zero where the rate is to rise for exactly one step.
+    warmup = settings.warmup if abs(settings.warmup * steps - 1) > 1e-6 else 1.5 / steps
+    return OneCycleLR(optimizer, settings.learning_rate, steps, pct_start=warmup)
+
+
+def _restore(path: Path, model: TinySSD, optimizer: AdamW, scheduler: OneCycleLR, num_pictures: int) -> Progress:
+    """Puts the states of a checkpoint into the three; returns how far the run was.
+
+    The schedule keeps its own length: where the run is to have more epochs now, the rate is that of such a run.
+    """
     contents = load_checkpoint(path, model.anchors.device)
     with made_by_this_version(path):
+        pictures = contents["pictures"]
         model.load_state_dict(contents["model"])
         optimizer.load_state_dict(contents["optimizer"])
-        scheduler.load_state_dict(contents["scheduler"])
+        length = ("total_steps", "_schedule_phases")
+        scheduler.load_state_dict({k: v for k, v in contents["scheduler"].items() if k not in length})
         progress = Progress(**contents["progress"])
-    if scheduler.total_steps != total_steps:
-        raise CheckpointError(f"{path}: cannot go on, the data set has another number of pictures than it had")
+    if pictures != num_pictures:
+        raise CheckpointError(
+            f"{path}: cannot go on: the run had {pictures} training pictures, the data set has {num_pictures} now; "
+            "start a new run"
+        )
     return progress
 
 
@@ -211,7 +225,7 @@ def _progress_bar(progress: Progress, settings: TrainConfig, steps: int) -> tqdm
         unit=" images",
         leave=False,
         dynamic_ncols=True,
-        disable=not sys.stderr.isatty(),
+        disable=None,  # Where the output is no terminal.
     )
 
 

@@ -114,10 +114,6 @@ template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int flip, simt::Place at = simt::Place::here()) {
   return simt::shuffle("__shfl_xor_sync", at, mask, value, simt::thread_rank() ^ flip);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
-  const unsigned bit = predicate != 0 ? 1u << (simt::thread_rank() & (simt::kWarp - 1)) : 0u;
-  return simt::reduce("__ballot_sync", at, mask, bit, [](unsigned a, unsigned b) { return a | b; });
-}
 inline int __any_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
   return simt::reduce("__any_sync", at, mask, predicate != 0, [](bool a, bool b) { return a || b; });
 }
@@ -136,6 +132,11 @@ T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()
 inline unsigned __reduce_or_sync(unsigned mask, unsigned value, simt::Place at = simt::Place::here()) {
   return simt::reduce("__reduce_or_sync", at, mask, value, [](unsigned a, unsigned b) { return a | b; });
 }
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
+  const unsigned own = predicate != 0 ? 1u << (simt::thread_rank() & (simt::kWarp - 1)) : 0u;
+  return simt::reduce("__ballot_sync", at, mask, own, [](unsigned a, unsigned b) { return a | b; });
+}
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 // -- Atomics: others may run before one, none during it. The operand converts to the type that the address has, as
 // CUDA's overloads do.

@@ -1,0 +1,155 @@
+"""Slow, plain loops for the assigners, written from the papers and from nothing else.
+
+Numbers are NumPy scalars, so that every operation is rounded to the dtype on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from oracle import _rows, iou
+from torch import Tensor
+
+Table = dict[tuple[int, int], Any]
+
+
+def _split(num_gt: int, valid: Tensor | None, ignored: Tensor | None) -> tuple[list[int], list[int]]:
+    """The boxes that anchors may learn, and those to be ignored."""
+    there = [g for g in range(num_gt) if valid is None or bool(valid[g])]
+    crowd = [g for g in there if ignored is not None and bool(ignored[g])]
+    return [g for g in there if g not in crowd], crowd
+
+
+def _first_best(keys: Iterable[int], value: Callable[[int], Any]) -> int:
+    """The key of the largest value, the first of equals."""
+    best = None
+    for key in keys:
+        if best is None or value(key) > value(best):
+            best = key
+    assert best is not None
+    return best
+
+
+def _ignore_crowds(assigned: list[int], table: Table, boxes: list[int], crowd: list[int]) -> Tensor:
+    """COCO's habit: an anchor that overlaps a crowd most is neither an object nor background."""
+    for a in range(len(assigned)):
+        if crowd:
+            best = _first_best(sorted(boxes + crowd), lambda g, a=a: table[a, g])
+            if best in crowd and table[a, best] > 0:
+                assigned[a] = -2
+    return torch.tensor(assigned, dtype=torch.int64)
+
+
+def assign_threshold(
+    anchors: Tensor,
+    gts: Tensor,
+    valid: Tensor | None,
+    ignored: Tensor | None,
+    high: float,
+    low: float,
+    low_quality: bool,
+    every_box: bool,
+) -> Tensor:
+    """One image. Faster R-CNN, section 3.1.2, and SSD, section 2.2, with torchvision's reading of both."""
+    a, g = _rows(anchors), _rows(gts)
+    narrow = anchors.numpy().dtype.type
+    boxes, crowd = _split(len(g), valid, ignored)
+    table = {(i, j): iou(a[i], g[j]) for i in range(len(a)) for j in boxes + crowd}
+    result = [-1] * len(a)
+    if boxes and a:
+        best = [_first_best(boxes, lambda j, i=i: table[i, j]) for i in range(len(a))]
+        for i, j in enumerate(best):
+            result[i] = -1 if table[i, j] < narrow(low) else -2 if table[i, j] < narrow(high) else j
+        for j in boxes:
+            most = max(table[i, j] for i in range(len(a)))
+            for i in range(len(a)):
+                if low_quality and table[i, j] == most:
+                    result[i] = best[i]
+        for j in boxes:
+            if every_box:
+                result[_first_best(range(len(a)), lambda i, j=j: table[i, j])] = j
+    return _ignore_crowds(result, table, boxes, crowd)
+
+
+def _inside(point: list[Any], box: list[Any]) -> bool:
+    return bool(box[0] < point[0] < box[2] and box[1] < point[1] < box[3])
+
+
+def _power(x: Any, power: float) -> Any:
+    """x to a multiple of 0.5, each multiplication rounded."""
+    one = type(x)(1)
+    with np.errstate(all="ignore"):
+        result = math.prod([x] * int(power), start=one)
+        return result * np.sqrt(x) if power % 1 else result
+
+
+def assign_task_aligned(
+    scores: Tensor,
+    predicted: Tensor,
+    points: Tensor,
+    labels: Tensor,
+    gts: Tensor,
+    valid: Tensor | None,
+    ignored: Tensor | None,
+    topk: int,
+    alpha: float,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """One image. TOOD, section 3.2: alignment, the m best for each instance, and normalised targets."""
+    s, b, p, g = _rows(scores), _rows(predicted), _rows(points), _rows(gts)
+    boxes, crowd = _split(len(g), valid, ignored)
+    table = {(i, j): iou(b[i], g[j]) for i in range(len(b)) for j in boxes + crowd}
+    aligned, choosers = {}, {i: [] for i in range(len(b))}
+    for j in boxes:
+        for i in range(len(b)):
+            if _inside(p[i], g[j]) and 0 <= labels[j] < scores.shape[1]:
+                aligned[i, j] = _power(s[i][int(labels[j])], alpha) * _power(table[i, j], beta)
+        ranked = sorted(
+            (i for i in range(len(b)) if (i, j) in aligned and aligned[i, j] > 0), key=lambda i, j=j: -aligned[i, j]
+        )
+        for i in ranked[:topk]:
+            choosers[i].append(j)
+    result = [_first_best(choosers[i], lambda j, i=i: table[i, j]) if choosers[i] else -1 for i in range(len(b))]
+    assigned = _ignore_crowds(result, table, boxes, crowd)
+    targets = scores.new_zeros(len(b))
+    for j in set(assigned.tolist()) - {-1, -2}:
+        own = (assigned == j).nonzero()[:, 0].tolist()
+        most, overlap = max(aligned[i, j] for i in own), max(table[i, j] for i in own)
+        with np.errstate(all="ignore"):
+            for i in own:
+                targets[i] = torch.as_tensor(aligned[i, j] * overlap / most)
+    return assigned, targets
+
+
+def assign_atss(
+    anchors: Tensor, level_sizes: list[int], gts: Tensor, valid: Tensor | None, ignored: Tensor | None, topk: int
+) -> Tensor:
+    """One image. ATSS, algorithm 1, with the authors' choices: the deviation of a sample, the centre within the box."""
+    a, g = _rows(anchors), _rows(gts)
+    two = anchors.numpy().dtype.type(2)
+    boxes, crowd = _split(len(g), valid, ignored)
+    table = {(i, j): iou(a[i], g[j]) for i in range(len(a)) for j in boxes + crowd}
+    positive: dict[int, list[int]] = {i: [] for i in range(len(a))}
+    with np.errstate(all="ignore"):
+        centers = [((row[0] + row[2]) / two, (row[1] + row[3]) / two) for row in a]
+        for j in boxes:
+            x, y = (g[j][0] + g[j][2]) / two, (g[j][1] + g[j][3]) / two
+            apart = [(cx - x) * (cx - x) + (cy - y) * (cy - y) for cx, cy in centers]
+            apart = [math.inf if math.isnan(d) else d for d in apart]
+            candidates: list[int] = []
+            for level, size in enumerate(level_sizes):
+                start = sum(level_sizes[:level])
+                candidates += sorted(range(start, start + size), key=lambda i, d=apart: d[i])[:topk]
+            overlaps = [float(table[i, j]) for i in candidates]
+            mean = sum(overlaps) / max(len(overlaps), 1)
+            squares = sum((v - mean) * (v - mean) for v in overlaps)
+            deviation = math.sqrt(squares / (len(overlaps) - 1)) if len(overlaps) > 1 else 0.0
+            for i, overlap in zip(candidates, overlaps, strict=True):
+                if overlap - mean >= deviation and _inside(centers[i], g[j]):
+                    positive[i].append(j)
+    result = [_first_best(positive[i], lambda j, i=i: table[i, j]) if positive[i] else -1 for i in range(len(a))]
+    return _ignore_crowds(result, table, boxes, crowd)
