@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,46 @@ def disjoint_boxes(count: int, seed: int) -> Tensor:
     cell = torch.randperm(side * side, generator=generator(seed))[:count]
     corner = torch.stack((cell % side, cell // side), dim=1) / side
     return torch.cat((corner + 0.1 / side, corner + 0.9 / side), dim=1)
+
+
+def stripes(count: int, seed: int) -> Tensor:
+    """[N, 4], long and thin: 0.2 to 0.5 by 1e-5 to 2e-5, every other one upright."""
+    random = generator(seed)
+    size = torch.tensor([0.2, 1e-5]) + torch.tensor([0.3, 1e-5]) * torch.rand(count, 2, generator=random)
+    corner = torch.rand(count, 2, generator=random) * (1 - size)
+    boxes = torch.cat((corner, corner + size), dim=1)
+    boxes[::2] = boxes[::2, [1, 0, 3, 2]]
+    return boxes
+
+
+def nearly_identical_boxes(count: int, seed: int) -> Tensor:
+    """[N, 4], each corner of one box moved by up to a tenth of its sides."""
+    return torch.tensor([0.3, 0.3, 0.6, 0.6]) + 0.03 * torch.rand(count, 4, generator=generator(seed))
+
+
+def tiny_boxes(count: int, seed: int) -> Tensor:
+    """[N, 4], sides of 1e-17 to 2e-17, some of which overlap."""
+    random = generator(seed)
+    corner = 1e-15 * torch.rand(count, 2, generator=random)
+    return torch.cat((corner, corner + 1e-17 * (1 + torch.rand(count, 2, generator=random))), dim=1)
+
+
+def boxes_of_all_sizes(count: int, seed: int) -> Tensor:
+    """[N, 4], the logarithms of the sides uniform over six orders of magnitude."""
+    random = generator(seed)
+    size = 10 ** (-6 * torch.rand(count, 2, generator=random))
+    corner = torch.rand(count, 2, generator=random)
+    return torch.cat((corner, corner + size), dim=1)
+
+
+# What makes suppression hard, by the name of its rows: the boxes and the threshold.
+WORST: dict[str, tuple[Callable[[int, int], Tensor], float]] = {
+    "disjoint, IoU 0.005": (disjoint_boxes, 0.005),
+    "stripes": (stripes, 0.5),
+    "one cell, IoU 0.999": (nearly_identical_boxes, 0.999),
+    "sides of 1e-17": (tiny_boxes, 0.5),
+    "all sizes, IoU 0.02": (boxes_of_all_sizes, 0.02),
+}
 
 
 def scores(count: int, seed: int) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import peers
+from benchmarks.case import Case, Peer
 from benchmarks.inputs import InputError
 from benchmarks.measure import Args, Timed, Timing, side_by_side, synchronize, variants_needed
 from benchmarks.results import PeerResult, Row, milliseconds, times
-from benchmarks.suite import Case, Peer
 
 # What the kind of inputs of a captured row ends in.
 CAPTURED = ", captured"

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import inputs
 from benchmarks.__main__ import print_environment, refuse_fallback, use_threads
+from benchmarks.case import Trained
 from benchmarks.results import Row, describe, milliseconds
 from benchmarks.runner import CAPTURED, line, run_captured, run_case
-from benchmarks.suite import Trained, cases
+from benchmarks.suite import cases
 from tinyssd_ops import info
 
 Key = tuple[str, str, str]
@@ -29,6 +31,7 @@ _TARGET: Key = ("multibox_target", "random", "B=32 A=5444 G=32")
 _DETECTION: Key = ("multibox_detection", "random", "B=4 A=5444 C=2")
 _NMS_1K: Key = ("nms", "random", "N=1,000")
 _PADDED: Key = ("nms_padded", "random", "B=32 N=5,444")
+_ONE_IMAGE = ("one image", "B=1 A=136100 G=100")
 _CAPTURED_TARGET: Key = ("multibox_target", "random" + CAPTURED, _TARGET[2])
 _CAPTURED_IOU: Key = ("box_iou", "random" + CAPTURED, _BOX_IOU[2])
 # What the other fixed-shape ops take of the device alone: promised nowhere, measured with the rest on CUDA.
@@ -132,6 +135,19 @@ def worst_adversarial(rows: Rows) -> float | None:
     return min(ratios, default=None)
 
 
+def slowest(rows: Rows) -> float | None:
+    """The longest time that ``nms`` takes for 100,000 boxes of the worst kinds, in seconds."""
+    return max((ours.median for key in _WORST_100K if (ours := rows[key].ours)), default=None)
+
+
+def steepest(rows: Rows) -> float | None:
+    """How many times as long ``nms`` takes for five times as many boxes of the worst kinds, at most."""
+    pairs = [(rows[small].ours, rows[large].ours) for small, large in zip(_WORST_20K, _WORST_100K, strict=True)]
+    return max((large.median / small.median for small, large in pairs if small and large), default=None)
+
+
+_WORST_20K: tuple[Key, ...] = tuple(("nms", kind, "N=20,000") for kind in inputs.WORST)
+_WORST_100K: tuple[Key, ...] = tuple(("nms", kind, "N=100,000") for kind in inputs.WORST)
 _SIZES = ("N=100", "N=1,000", "N=5,000", "N=20,000", "N=100,000", "N=500,000")
 _ADVERSARIAL: tuple[Key, ...] = tuple(
     [("nms", kind, size) for kind in ("clustered", "identical", "disjoint") for size in _SIZES]
@@ -157,6 +173,11 @@ TARGETS = (
         worst_adversarial,
         1,
     ),
+    Target("nms of 100,000 boxes of the worst kinds: seconds", 1, _WORST_100K, slowest, 0.2, at_least=False),
+    Target("the same: times 20,000 boxes", 1, (*_WORST_20K, *_WORST_100K), steepest, 8, at_least=False),
+    faster_than("one thread", "nms of 100,000 random boxes", ("nms", "random, threads", "N=100,000"), 2, 1.6),
+    faster_than("one thread", "assign_anchors of one large image", ("assign_anchors", *_ONE_IMAGE), 2, 1.6),
+    faster_than("one thread", "multibox_target of one large image", ("multibox_target", *_ONE_IMAGE), 2, 1.6),
     *on_cuda(
         faster_than("torchvision", "nms_padded of 32 x 5444 boxes, image by image", _PADDED, 1, 50),
         faster_than("torchvision", "nms of 1,000 random boxes", _NMS_1K, 1, 5),

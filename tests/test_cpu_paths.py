@@ -182,9 +182,7 @@ def test_work_grows_like_n_log_n(kind):
     """Four times the boxes: 16 times the work if it were quadratic, up to 5.5 times if N log N, with some room."""
     build, threshold = WORST[kind]
     sizes = 5_000, 20_000
-    small, large = (
-        work(lambda n=n: OPS.nms(build(n).contiguous(), cases.random_scores(n), threshold)) for n in sizes
-    )
+    small, large = (work(lambda n=n: OPS.nms(build(n).contiguous(), cases.random_scores(n), threshold)) for n in sizes)
     assert large < 8 * small + 8 * sizes[0]
 
 

@@ -1,9 +1,13 @@
-// Stable radix sort of (key, index) pairs.
+// Stable radix sort of (key, index) pairs; threads own parts of the list.
 #pragma once
+
+#include "../box.h"
+#include "parallel.h"
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 namespace tinyssd {
@@ -24,23 +28,34 @@ void stable_sort_by_key(std::vector<Keyed<Key>>& items) {
   }
   constexpr int kDigitBits = 11, kDigits = (8 * sizeof(Key) + kDigitBits - 1) / kDigitBits;
   constexpr size_t kBuckets = size_t{1} << kDigitBits;
-  const auto digit = [](Key key, int d) { return static_cast<size_t>(key >> (d * kDigitBits)) & (kBuckets - 1); };
-  std::vector<std::array<uint32_t, kBuckets>> counts(kDigits);
-  for (auto& count : counts) count.fill(0);
-  for (const auto& item : items) {
-    for (int d = 0; d < kDigits; ++d) ++counts[d][digit(item.key, d)];
-  }
+  constexpr int64_t kCost = 3, kMostParts = 16;
+  const auto size = static_cast<int64_t>(items.size());
+  const int64_t wanted = larger(size * kCost / (limits().worth_a_thread + 1), int64_t{1});
+  const int64_t parts = smaller(smaller(num_threads(), wanted), kMostParts), part = (size + parts - 1) / parts;
+  std::vector<std::array<uint32_t, kBuckets>> counts(parts);
   std::vector<Keyed<Key>> other(items.size());
   for (int d = 0; d < kDigits; ++d) {
-    auto& count = counts[d];
-    if (count[digit(items[0].key, d)] == items.size()) continue;  // all alike in this digit
-    uint32_t start = 0;
-    for (uint32_t& c : count) {
-      const uint32_t size = c;
-      c = start;
-      start += size;
+    const auto digit = [d](Key key) { return static_cast<size_t>(key >> (d * kDigitBits)) & (kBuckets - 1); };
+    parallel(parts, kCost * part, [&](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p) {
+        counts[p].fill(0);
+        for (int64_t i = p * part; i < smaller(size, (p + 1) * part); ++i) ++counts[p][digit(items[i].key)];
+      }
+    });
+    uint32_t start = 0, largest = 0;
+    for (size_t bucket = 0; bucket < kBuckets; ++bucket) {
+      const uint32_t bucket_start = start;
+      for (auto& count : counts) start += std::exchange(count[bucket], start);
+      largest = larger(largest, start - bucket_start);
     }
-    for (const auto& item : items) other[count[digit(item.key, d)]++] = item;
+    if (largest == items.size()) continue;  // all alike in this digit
+    parallel(parts, kCost * part, [&](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p) {
+        auto& next = counts[p];
+        for (int64_t i = p * part; i < smaller(size, (p + 1) * part); ++i)
+          other[next[digit(items[i].key)]++] = items[i];
+      }
+    });
     items.swap(other);
   }
 }

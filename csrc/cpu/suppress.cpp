@@ -37,7 +37,7 @@ template <class T>
 void suppress(const Box<T>* ranked, int64_t size, T threshold, uint8_t* keep) {
   const Task<T> task = {ranked, size, threshold, keep};
   const int64_t most = limits().few_kept;
-  std::vector<T> memory;
+  std::unique_ptr<T[]> memory;
   const BoxArrays<T> kept = empty_arrays(memory, smaller(size, most));
   int64_t decided = 0;
   run_simd<SuppressFew>(task, most, kept, &decided);

@@ -4,6 +4,7 @@
 #include "suppress_index.h"
 
 #include <memory>
+#include <vector>
 
 namespace tinyssd {
 namespace {
@@ -121,7 +122,7 @@ int64_t suppress_on_grid(const Task<T>& task, int64_t begin) {
     start += bucket.size;
     bucket.size = 0;
   }
-  std::vector<T> memory;
+  std::unique_ptr<T[]> memory;
   const BoxArrays<T> slots = empty_arrays(memory, task.size);
   const Limits& most = limits();
   Grid<T> grid = {

@@ -8,9 +8,10 @@
 #include "parallel.h"
 #include "simd.h"
 
+#include <algorithm>
 #include <atomic>
 #include <limits>
-#include <vector>
+#include <memory>
 
 namespace tinyssd {
 
@@ -40,10 +41,13 @@ TINYSSD_INLINE bool any_over(
 
 // Arrays for `size` boxes and a block more, all NaN: such a box overlaps nothing.
 template <class T>
-BoxArrays<T> empty_arrays(std::vector<T>& memory, int64_t size) {
-  const int64_t stride = size + kListLanes;
-  memory.assign(BoxArrays<T>::kArrays * stride, std::numeric_limits<T>::quiet_NaN());
-  return BoxArrays<T>::over(memory.data(), stride);
+BoxArrays<T> empty_arrays(std::unique_ptr<T[]>& memory, int64_t size) {
+  const int64_t stride = size + kListLanes, count = BoxArrays<T>::kArrays * stride;
+  memory.reset(new T[count]);
+  parallel(count, 1, [&](int64_t begin, int64_t end) {
+    std::fill(memory.get() + begin, memory.get() + end, std::numeric_limits<T>::quiet_NaN());
+  });
+  return BoxArrays<T>::over(memory.get(), stride);
 }
 
 struct InsertKept {
@@ -58,13 +62,13 @@ struct InsertKept {
   }
 };
 
-// Returns in *decided where the index gave up, or the size.
+// Returns in *decided where the index gave up, or the end.
 struct DecideOneByOne {
   template <class Index, class T>
-  TINYSSD_INLINE static void run(Index* shared, Task<T> task, int64_t begin, int64_t* decided) {
+  TINYSSD_INLINE static void run(Index* shared, Task<T> task, int64_t begin, int64_t end, int64_t* decided) {
     Index index = *shared;
     int64_t i = begin, work = 0;
-    for (; i < task.size; ++i) {
+    for (; i < end; ++i) {
       const Box<T> box = task.ranked[i];
       const T box_area = area(box);
       const bool inert = !can_overlap(box, box_area);
@@ -118,7 +122,7 @@ template <class Index, class T>
 int64_t decide_in_waves(Index& index, const Task<T>& task, int64_t begin) {
   constexpr int64_t kLongest = 16, kLookUpCost = 150;
   const int64_t aim = limits().wave, longest = kLongest * aim;
-  std::vector<T> memory;
+  std::unique_ptr<T[]> memory;
   const BoxArrays<T> list = empty_arrays(memory, longest);
   std::atomic<int64_t> work{0};
   int64_t at = begin;
@@ -132,8 +136,14 @@ int64_t decide_in_waves(Index& index, const Task<T>& task, int64_t begin) {
     if (!index.affords(work, end - begin)) break;
     int64_t num_left = 0;
     run_simd<DecideWave>(&index, task, at, end, list, &num_left);
+    const bool most_are_left = 4 * num_left > 3 * (end - at);
     wave = smaller(wave * aim / larger(num_left, int64_t{1}), longest);
     at = end;
+    if (!most_are_left) continue;
+    // There the look-up does little of the work: one by one for a while.
+    const int64_t stop = smaller(task.size, at + longest);
+    run_simd<DecideOneByOne>(&index, task, at, stop, &at);
+    if (at < stop) break;
   }
   work_done() += work;
   return at;
@@ -145,7 +155,7 @@ int64_t decide(Index& index, const Task<T>& task, int64_t begin) {
   run_simd<InsertKept>(&index, task, begin);
   if (num_threads() > 1 && task.size - begin >= limits().least_in_waves) return decide_in_waves(index, task, begin);
   int64_t decided = begin;
-  run_simd<DecideOneByOne>(&index, task, begin, &decided);
+  run_simd<DecideOneByOne>(&index, task, begin, task.size, &decided);
   return decided;
 }
 

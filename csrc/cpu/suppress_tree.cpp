@@ -9,6 +9,7 @@
 #include <array>
 #include <cmath>
 #include <memory>
+#include <vector>
 
 namespace tinyssd {
 namespace {
@@ -161,7 +162,7 @@ int64_t suppress_on_tree(const Task<T>& task, int64_t begin) {
   const auto size = static_cast<int64_t>(points.size());
   const std::unique_ptr<uint32_t[]> slot_of(new uint32_t[task.size]);
   for (int64_t slot = 0; slot < size; ++slot) slot_of[points[slot].index] = static_cast<uint32_t>(slot);
-  std::vector<T> slot_memory;
+  std::unique_ptr<T[]> slot_memory;
   std::vector<std::vector<T>> level_memory;
   Tree<T> tree = {task.threshold, slot_of.get(), empty_arrays(slot_memory, size), 0, {}};
   for (int64_t nodes = size; nodes > kFan; ++tree.num_levels) {
