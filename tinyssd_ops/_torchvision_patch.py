@@ -26,7 +26,7 @@ class Patch:
     """
 
     def __init__(self, functions: dict[str, Callable[..., Any]]) -> None:
-        import torchvision
+        import torchvision  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
         if not hasattr(torch.ops.torchvision, "nms"):
             raise RuntimeError("torchvision's library is not loaded: its operators cannot be replaced")
