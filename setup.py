@@ -99,6 +99,11 @@ def native_options() -> dict[str, Any]:
     # No contraction: each operation of the IoU is rounded on its own, as the reference does. The other two let loops
     # over sqrt, division and comparisons become SIMD and change no value.
     host = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-g0"]
+    # Messages of torch's and pybind11's headers name their file: without the folders of the machine that built it.
+    folders = {str(ROOT): ".", str(Path(cpp_extension.__file__).parents[1]): "torch"}
+    folders[pybind11.get_include()] = "pybind11"
+    maps = [f"-ffile-prefix-map={folder}={name}" for folder, name in folders.items()]
+    host += maps
     include = [str(ROOT / "csrc"), pybind11.get_include()]
     extension = cpp_extension.CppExtension(
         "tinyssd_ops._C",
@@ -121,7 +126,7 @@ def native_options() -> dict[str, Any]:
             include_dirs=include,
             extra_compile_args={
                 "cxx": [*host, *defines, f'-DTINYSSD_CUDA_ARCHITECTURES="{architectures}"'],
-                "nvcc": [*NVCC_OPTIONS, *defines],
+                "nvcc": [*NVCC_OPTIONS, *(f"-Xcompiler={one}" for one in maps), *defines],
             },
         )
         # libtorch_cuda, where the stream comes from, may be absent here: tinyssd_ops/_extension.py makes it visible.

@@ -66,7 +66,8 @@ def main() -> None:
             tree_map_only(Tensor, lambda t: t.cpu(), getattr(tinyssd_ops, op)(*on_device))
             count += 1
     grad, boxes1, boxes2 = (_move(t, torch.float32) for t in _backward_inputs())
-    tree_map_only(Tensor, lambda t: t.cpu(), torch.ops.tinyssd_ops.box_iou_backward(grad, boxes1, boxes2))
+    gradients = torch.ops.tinyssd_ops.iou_pairs_backward(grad, boxes1, boxes2, 0, False, 0.0, 0.0)
+    tree_map_only(Tensor, lambda t: t.cpu(), gradients)
     print(f"{count + 1} calls", flush=True)
 
 

@@ -31,6 +31,8 @@ _PREDICTIONS = (
 
 def cases(trained: Trained, quick: bool) -> Iterator[Case]:
     """Every row, op by op; ``quick``: only the small sizes."""
+    from benchmarks import assigner_cases  # it builds on this module
+
     everything = (
         *box_iou_cases(),
         *assignment_cases(),
@@ -41,6 +43,7 @@ def cases(trained: Trained, quick: bool) -> Iterator[Case]:
         *detection_cases(trained),
         *detect_cases(trained),
         *train_step_cases(),
+        *assigner_cases.cases(),
     )
     pairs = 200_000
     largest = {"nms": 1_000, "batched_nms": 1_000, "box_iou": 1_000, "assign_anchors": pairs, "multibox_target": pairs}

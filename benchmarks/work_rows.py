@@ -153,10 +153,10 @@ def matrix_rows() -> Iterator[Row]:
 
     def backward() -> Args:
         grad = torch.randn(1, 5_444, 5_444, generator=inputs.generator(0))
-        return (grad, *(boxes[None] for boxes in pairs()))
+        return (grad, *(boxes[None] for boxes in pairs()), 0, False, 0.0, 0.0)
 
     yield Row("box_iou", "5,444 x 5,444", pairs, _bytes_floor, floor_ratio=1.15)
-    yield Row("box_iou_backward", "5,444 x 5,444", backward, _bytes_floor)
+    yield Row("iou_pairs_backward", "5,444 x 5,444", backward, _bytes_floor)
 
 
 def tensor_bytes(values: tuple[Any, ...]) -> float:

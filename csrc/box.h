@@ -88,30 +88,6 @@ TINYSSD_INLINE bool overlaps_more(const Box<T>& a, T area_a, const Box<T>& b, T 
   return inter >= least * united && united > T(0) && inter / united > threshold;
 }
 
-// How much of an edge's gradient a box gets: all if its edge bounds the intersection, half at a tie.
-template <class T>
-TINYSSD_INLINE T edge_share(bool bounds, bool tie) {
-  return bounds ? T(1) : tie ? T(0.5) : T(0);
-}
-
-// Adds grad * d iou(a, b) / d a. At a tie of two edges each gets half, as torch.maximum does.
-template <class T>
-TINYSSD_INLINE void add_iou_gradient(const Box<T>& a, const Box<T>& b, T grad, Box<T>* sum) {
-  TINYSSD_COUNT_PAIR();
-  const T raw_w = smaller(a.x2, b.x2) - larger(a.x1, b.x1), raw_h = smaller(a.y2, b.y2) - larger(a.y1, b.y1);
-  const T w = larger(raw_w, T(0)), h = larger(raw_h, T(0));
-  const T inter = w * h, united = area(a) + area(b) - inter;
-  // Elsewhere the IoU is the constant 0: no union, or one that is infinite or NaN.
-  if (!(united > T(0) && united - united == T(0))) return;
-  const T by_inter = grad * (T(1) + inter / united) / united, by_area = -grad * (inter / united) / united;
-  const T by_w = raw_w >= T(0) ? by_inter * h : T(0), by_h = raw_h >= T(0) ? by_inter * w : T(0);
-  const T side_w = a.x2 - a.x1, side_h = a.y2 - a.y1;
-  sum->x1 -= by_w * edge_share<T>(a.x1 > b.x1, a.x1 == b.x1) + by_area * side_h;
-  sum->y1 -= by_h * edge_share<T>(a.y1 > b.y1, a.y1 == b.y1) + by_area * side_w;
-  sum->x2 += by_w * edge_share<T>(a.x2 < b.x2, a.x2 == b.x2) + by_area * side_h;
-  sum->y2 += by_h * edge_share<T>(a.y2 < b.y2, a.y2 == b.y2) + by_area * side_w;
-}
-
 template <class T>
 struct ExpTraits;
 template <>

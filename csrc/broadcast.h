@@ -32,14 +32,15 @@ struct Broadcast {
   }
 };
 
-inline std::string leading_string(const Tensor& boxes) {
+inline std::string leading_string(const Tensor& boxes, int64_t own_dims) {
   std::string text = "[";
-  for (int64_t d = 0; d + 2 < boxes.dim(); ++d) text += (d > 0 ? ", " : "") + std::to_string(boxes.size(d));
+  for (int64_t d = 0; d + own_dims < boxes.dim(); ++d) text += (d > 0 ? ", " : "") + std::to_string(boxes.size(d));
   return text + "]";
 }
 
-inline Broadcast broadcast(const Tensor& boxes1, const Tensor& boxes2) {
-  const int64_t lead1 = boxes1.dim() - 2, lead2 = boxes2.dim() - 2;
+// `own_dims` are the last sizes, which take no part: 2 for [..., N, 4], 1 for [..., 4].
+inline Broadcast broadcast(const Tensor& boxes1, const Tensor& boxes2, int64_t own_dims = 2) {
+  const int64_t lead1 = boxes1.dim() - own_dims, lead2 = boxes2.dim() - own_dims;
   Broadcast result;
   result.rank = larger(lead1, lead2);
   int64_t stride1 = 1, stride2 = 1;
@@ -48,7 +49,7 @@ inline Broadcast broadcast(const Tensor& boxes1, const Tensor& boxes2) {
     const int64_t size1 = d1 < 0 ? 1 : boxes1.size(d1), size2 = d2 < 0 ? 1 : boxes2.size(d2);
     expect(
         size1 == size2 || size1 == 1 || size2 == 1, "boxes1, boxes2: expected leading sizes that broadcast, got ",
-        leading_string(boxes1), " and ", leading_string(boxes2));
+        leading_string(boxes1, own_dims), " and ", leading_string(boxes2, own_dims));
     result.sizes[d] = size1 == 1 ? size2 : size1;
     result.strides1[d] = size1 == 1 ? 0 : stride1;
     result.strides2[d] = size2 == 1 ? 0 : stride2;
@@ -59,9 +60,13 @@ inline Broadcast broadcast(const Tensor& boxes1, const Tensor& boxes2) {
   return result;
 }
 
+inline std::vector<int64_t> leading_shape(const Broadcast& batch) {
+  return std::vector<int64_t>(batch.sizes, batch.sizes + batch.rank);
+}
+
 // The shape of the output: the leading sizes, then rows and columns.
 inline std::vector<int64_t> matrix_shape(const Broadcast& batch, int64_t rows, int64_t columns) {
-  std::vector<int64_t> shape(batch.sizes, batch.sizes + batch.rank);
+  std::vector<int64_t> shape = leading_shape(batch);
   shape.insert(shape.end(), {rows, columns});
   return shape;
 }

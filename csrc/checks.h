@@ -47,8 +47,14 @@ inline std::string shape_string(const Tensor& tensor) {
   return text + "]";
 }
 
+// None arrives as a tensor that is undefined. (Python's wrappers raise a TypeError before it comes to that.)
+inline void expect_tensor(const char* name, const Tensor& tensor) {
+  expect(tensor.defined(), name, ": expected a torch.Tensor, got NoneType");
+}
+
 inline void expect_shape(
     const char* name, const Tensor& tensor, std::initializer_list<Dim> shape, Leading leading = Leading::kNone) {
+  expect_tensor(name, tensor);
   const int64_t extra = tensor.dim() - static_cast<int64_t>(shape.size());
   bool fits = leading == Leading::kAny ? extra >= 0 : extra == 0;
   int64_t i = extra;
@@ -189,20 +195,46 @@ inline ScalarType check_box_iou(const Tensor& boxes1, const Tensor& boxes2) {
   return compute_dtype({{"boxes1", boxes1}, {"boxes2", boxes2}});
 }
 
-inline ScalarType check_box_iou_backward(const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2) {
-  expect_shape("boxes1", boxes1, {"B", "N", 4});
-  expect_shape("boxes2", boxes2, {boxes1.size(0), "M", 4});
-  expect_shape("grad", grad, {boxes1.size(0), boxes1.size(1), boxes2.size(1)});
+// Pairwise: [..., N, 4] and [..., M, 4] as for box_iou; aligned: [..., 4] and [..., 4] of one shape.
+inline ScalarType check_iou_pairs(
+    const Tensor& boxes1, const Tensor& boxes2, int64_t kind, bool aligned, double union_eps, double eps) {
+  expect(kind >= 0 && kind <= 3, "kind: expected a number from 0 to 3, got ", kind);
+  expect_number("union_eps", union_eps);
+  expect_number("eps", eps);
+  if (!aligned) return check_box_iou(boxes1, boxes2);
+  expect_shape("boxes1", boxes1, {4}, Leading::kAny);
+  expect_shape("boxes2", boxes2, {4}, Leading::kAny);
+  expect(
+      shape_string(boxes1) == shape_string(boxes2), "boxes2: expected shape ", shape_string(boxes1), ", got ",
+      shape_string(boxes2));
+  return compute_dtype({{"boxes1", boxes1}, {"boxes2", boxes2}});
+}
+
+// Pairwise: [B, N, M], [B, N, 4], [B, M, 4]; aligned: [N], [N, 4], [N, 4].
+inline ScalarType check_iou_pairs_backward(
+    const Tensor& grad, const Tensor& boxes1, const Tensor& boxes2, int64_t kind, bool aligned, double union_eps,
+    double eps) {
+  if (aligned) {
+    expect_shape("boxes1", boxes1, {"N", 4});
+    expect_shape("grad", grad, {boxes1.size(0)});
+  } else {
+    expect_shape("boxes1", boxes1, {"B", "N", 4});
+    expect_shape("boxes2", boxes2, {boxes1.size(0), "M", 4});
+    expect_shape("grad", grad, {boxes1.size(0), boxes1.size(1), boxes2.size(1)});
+  }
+  check_iou_pairs(boxes1, boxes2, kind, aligned, union_eps, eps);
   return compute_dtype({{"boxes1", boxes1}, {"boxes2", boxes2}, {"grad", grad}});
 }
 
 inline ScalarType check_assign_anchors(
     const Tensor& anchors, const Tensor& gt_boxes, const std::optional<Tensor>& gt_valid, double iou_threshold) {
   expect_shape("anchors", anchors, {"A", 4});
+  expect_tensor("gt_boxes", gt_boxes);
   const bool single = gt_boxes.dim() == 2;
   single ? expect_shape("gt_boxes", gt_boxes, {"G", 4}) : expect_shape("gt_boxes", gt_boxes, {"B", "G", 4});
   const ScalarType dtype = compute_dtype({{"anchors", anchors}, {"gt_boxes", gt_boxes}});
   if (gt_valid) {
+    expect_tensor("gt_valid", *gt_valid);
     const ScalarType valid = gt_valid->scalar_type();
     expect(valid == ScalarType::Bool, "gt_valid: expected dtype torch.bool, got ", dtype_string(valid));
     single ? expect_shape("gt_valid", *gt_valid, {gt_boxes.size(0)})
@@ -216,6 +248,7 @@ inline ScalarType check_assign_anchors(
 }
 
 inline ScalarType check_multibox_target(const Tensor& anchors, const Tensor& labels, double iou_threshold) {
+  expect_tensor("anchors", anchors);
   anchors.dim() == 2 ? expect_shape("anchors", anchors, {"A", 4}) : expect_shape("anchors", anchors, {1, "A", 4});
   expect_shape("labels", labels, {"B", "G", 5});
   const ScalarType dtype = compute_dtype({{"anchors", anchors}, {"labels", labels}});
@@ -266,6 +299,7 @@ inline ScalarType check_predictions(const Tensor& cls_probs, const Tensor& offse
   const int64_t num_anchors = cls_probs.size(2);
   expect(cls_probs.size(1) >= 1, "cls_probs: expected at least 1 class, the background, got 0");
   expect_shape("offset_preds", offset_preds, {cls_probs.size(0), 4 * num_anchors});
+  expect_tensor("anchors", anchors);
   anchors.dim() == 2 ? expect_shape("anchors", anchors, {num_anchors, 4})
                      : expect_shape("anchors", anchors, {1, num_anchors, 4});
   expect_numbered("cls_probs", cls_probs.size(1) * larger(num_anchors, int64_t{1}));

@@ -6,8 +6,12 @@
 STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
   // [..., N, 4], [..., M, 4] -> [..., N, M]
   m.def("box_iou(Tensor boxes1, Tensor boxes2) -> Tensor");
-  // [B, N, M], [B, N, 4], [B, M, 4] -> [B, N, 4], [B, M, 4]
-  m.def("box_iou_backward(Tensor grad, Tensor boxes1, Tensor boxes2) -> (Tensor, Tensor)");
+  // [..., N, 4], [..., M, 4] -> [..., N, M], or aligned: [..., 4], [..., 4] -> [...]; kind: 0 IoU, 1 GIoU, 2 DIoU, 3 CIoU
+  m.def("iou_pairs(Tensor boxes1, Tensor boxes2, int kind, bool aligned, float union_eps, float eps) -> Tensor");
+  // [B, N, M], [B, N, 4], [B, M, 4] -> [B, N, 4], [B, M, 4], or aligned: [N], [N, 4], [N, 4] -> [N, 4], [N, 4]
+  m.def(
+      "iou_pairs_backward(Tensor grad, Tensor boxes1, Tensor boxes2, int kind, bool aligned, float union_eps, "
+      "float eps) -> (Tensor, Tensor)");
   // [A, 4], [B, G, 4] or [G, 4], bool [B, G] or [G] -> int64 [B, A] or [A]
   m.def("assign_anchors(Tensor anchors, Tensor gt_boxes, Tensor? gt_valid=None, float iou_threshold=0.5) -> Tensor");
   // [1, A, 4] or [A, 4], [B, G, 5] -> offsets [B, 4A], mask [B, 4A], classes int64 [B, A]
@@ -26,6 +30,10 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
       "assign_task_aligned(Tensor scores, Tensor boxes, Tensor points, Tensor gt_labels, Tensor gt_boxes, "
       "Tensor? gt_valid=None, Tensor? gt_ignored=None, int topk=13, float alpha=1.0, float beta=6.0) "
       "-> (Tensor, Tensor)");
+  // [B, A, C], [B, A, 4], [A, 2], [A], integer [B, G], [B, G, 4], bool [B, G] twice -> int64 [B, A], [B, A]
+  m.def(
+      "assign_simota(Tensor scores, Tensor boxes, Tensor points, Tensor strides, Tensor gt_labels, Tensor gt_boxes, "
+      "Tensor? gt_valid=None, Tensor? gt_ignored=None, float radius=2.5, int topk=10) -> (Tensor, Tensor)");
   // [N, 4], [N] -> int64 [K]
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   // [N, 4], [N], integer [N] -> int64 [K]

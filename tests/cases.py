@@ -287,6 +287,7 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
 
     return {
         "box_iou": [((anchors, gts), {}), ((gts.double()[:, None], gts), {})],
+        "iou_pairs": [((anchors, gts, 1, False, 0.0, 1e-7), {}), ((gts, gts.flip(0), 3, True, 1e-9, 1e-7), {})],
         "assign_anchors": [((anchors, gts), {}), ((anchors, gts[0], torch.arange(5) > 1, 0.3), {})],
         "multibox_target": [((anchors[None], labels(2, 4)), {}), ((anchors, labels(2, 4), 0.3), {})],
         "nms": [((boxes[0], scores[0], 0.5), {})],

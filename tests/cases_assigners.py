@@ -37,6 +37,11 @@ def detection_head(num_anchors: int, num_boxes: int, kind: str = "clustered", se
     return scores, boxes, points, labels, truth, valid, ignored
 
 
+def strides_of(num_anchors: int) -> Tensor:
+    """The widths of the cells of points [A], three levels of them."""
+    return torch.tensor([0.02, 0.04, 0.08])[torch.arange(num_anchors) % 3]
+
+
 def head_cases() -> list[Any]:
     """Arguments of the assigners of points: every kind of boxes, and numbers around the tiles of 64."""
     heads = {f"kind_{kind}": detection_head(130, 18, kind) for kind in cases.BOXES}
@@ -67,6 +72,10 @@ def assigner_calls(anchors: Tensor, gts: Tensor) -> dict[str, list[tuple[tuple[A
         "assign_atss": [
             ((anchors, [40, 0, 30], gts), {}),
             ((anchors, [70], gts[0], valid[0], ignored[0], 3), {}),
+        ],
+        "assign_simota": [
+            ((*head[:3], strides_of(70), *head[3:5]), {}),
+            ((*head[:3], strides_of(70), *head[3:], 1.0, 3), {}),
         ],
         "assign_task_aligned": [
             (head[:5], {}),

@@ -114,8 +114,15 @@ if SIMT:
         _MACHINE.simt_watch_races(1)
 
     # The rest of the tests is not about ops.
-    collect_ignore_glob = ["test_app_*", "test_benchmarks.py", "test_boxes.py", "test_extension.py", "test_simt.py"]
-    collect_ignore_glob += ["test_work.py"]
+    collect_ignore_glob = [
+        "test_app_*",
+        "test_benchmarks.py",
+        "test_assigners_memory.py",
+        "test_boxes.py",
+        "test_extension.py",
+        "test_simt.py",
+        "test_work.py",
+    ]
 
     def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leaves out what needs more of PyTorch than kernels: opcheck, torch.compile, vmap and meta tensors.

@@ -153,3 +153,55 @@ def assign_atss(
                     positive[i].append(j)
     result = [_first_best(positive[i], lambda j, i=i: table[i, j]) if positive[i] else -1 for i in range(len(a))]
     return _ignore_crowds(result, table, boxes, crowd)
+
+
+def _cross_entropy(scores: list[Any], label: int) -> float:
+    """The binary cross entropy of probabilities against one class, summed; logarithms are at least -100."""
+    log = lambda p: max(math.log(p), -100.0) if p >= 2.0**-126 else -100.0  # noqa: E731
+    return -sum(log(float(p) if c == label else 1 - float(p)) for c, p in enumerate(scores))
+
+
+def assign_simota(
+    scores: Tensor,
+    predicted: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    labels: Tensor,
+    gts: Tensor,
+    valid: Tensor | None,
+    ignored: Tensor | None,
+    radius: float,
+    topk: int,
+) -> tuple[Tensor, Tensor]:
+    """One image. YOLOX, section 2.1, with OTA's dynamic k. Costs are in float64, not rounded as the ops round them."""
+    s, b, p, g = _rows(scores), _rows(predicted), _rows(points), _rows(gts)
+    narrow = points.numpy().dtype.type
+    boxes, crowd = _split(len(g), valid, ignored)
+    table = {(i, j): iou(b[i], g[j]) for i in range(len(b)) for j in boxes + crowd}
+    known = [j for j in boxes if 0 <= labels[j] < scores.shape[1]]
+    inside, near = {}, {}
+    for j in known:
+        with np.errstate(all="ignore"):
+            x, y = (g[j][0] + g[j][2]) / narrow(2), (g[j][1] + g[j][3]) / narrow(2)
+            for i in range(len(b)):
+                reach = narrow(radius) * strides[i].numpy()
+                inside[i, j] = _inside(p[i], g[j])
+                near[i, j] = _inside(p[i], [x - reach, y - reach, x + reach, y + reach])
+    anchors = [i for i in range(len(b)) if any(inside[i, j] or near[i, j] for j in known)]
+    takers: dict[int, dict[int, tuple[bool, float]]] = {i: {} for i in range(len(b))}
+    for j in known:
+        overlaps = sorted((table[i, j] for i in anchors), reverse=True)[:topk]
+        count = min(max(int(sum(overlaps, start=narrow(0))), 1), topk)
+        costs = {
+            i: (
+                not (inside[i, j] and near[i, j]),
+                _cross_entropy(s[i], int(labels[j])) - 3 * math.log(float(table[i, j]) + 1e-8),
+            )
+            for i in anchors
+        }
+        for i in sorted(anchors, key=lambda i, costs=costs: costs[i])[:count]:
+            takers[i][j] = costs[i]
+    result = [min(takers[i], key=lambda j, i=i: takers[i][j]) if takers[i] else -1 for i in range(len(b))]
+    assigned = _ignore_crowds(result, table, boxes, crowd)
+    ious = [table[i, j] if j >= 0 else narrow(0) for i, j in enumerate(assigned.tolist())]
+    return assigned, torch.tensor(np.array(ious, dtype=narrow))

@@ -131,7 +131,7 @@ def test_boxes_drawn_before_the_turn():
     assert not found(boxes.boxes_outside, data)
     (note,) = boxes.turned_pictures(data)
     assert note.severity == "note"
-    assert note.message.startswith("1 pictures have an EXIF turn")
+    assert note.message.startswith("1 picture has an EXIF turn")
     assert note.file == ROOT / "b.jpg"
 
 

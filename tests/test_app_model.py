@@ -138,3 +138,16 @@ def test_bad_architecture_is_an_error(settings, message):
 def test_wrong_size_of_pictures_is_an_error():
     with pytest.raises(ValueError, match=r"images: expected \[B, 3, 64, 48\], got \[1, 3, 32, 32\]"):
         TinySSD(2, **SMALL)(torch.zeros(1, 3, 32, 32))
+
+
+def test_made_on_meta():
+    """Made without memory, filled from a checkpoint: the anchors, which it does not hold, are right."""
+    model = TinySSD(num_classes=2, **SMALL)
+    with torch.device("meta"):
+        empty = TinySSD(num_classes=2, **SMALL)
+    empty = empty.to_empty(device="cpu")
+    empty.load_state_dict(model.state_dict())
+    assert torch.equal(empty.anchors, model.anchors)
+    images = torch.rand(1, 3, 64, 48)
+    for one, two in zip(empty.eval()(images), model.eval()(images), strict=True):
+        assert torch.equal(one, two)

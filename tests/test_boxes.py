@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import cases
@@ -38,6 +39,32 @@ def test_prior_by_definition(height, width, num_sizes, num_ratios):
                 expected.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
     anchors = tinyssd_ops.multibox_prior(height, width, sizes, ratios)
     torch.testing.assert_close(anchors, torch.tensor([expected]), rtol=1e-6, atol=1e-7)
+
+
+def test_prior_on_a_device():
+    """Made where it is asked for, whatever the default device."""
+    expected = tinyssd_ops.multibox_prior(2, 2, [0.2], [1.0])
+    with torch.device("meta"):
+        assert tinyssd_ops.multibox_prior(2, 2, [0.2], [1.0]).is_meta
+        made = tinyssd_ops.multibox_prior(2, 2, [0.2], [1.0], device="cpu")
+    assert_same(made, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (2, 5)])
+def test_prior_against_the_order_of_others(height, width):
+    """The permutation and the sizes that the documentation gives for weights trained with MXNet's or d2l's anchors."""
+    sizes, ratios = [0.2, 0.4, 0.9], [2.0, 1.0, 0.5, 3.0]
+    theirs = []
+    for row, column in itertools.product(range(height), range(width)):
+        cx, cy = (column + 0.5) / width, (row + 0.5) / height
+        for s, r in [(s, ratios[0]) for s in sizes] + [(sizes[0], r) for r in ratios[1:]]:
+            w, h = s * height / width * math.sqrt(r), s / math.sqrt(r)
+            theirs.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    scaled = [s * math.sqrt(height / width) for s in sizes]
+    ours = tinyssd_ops.multibox_prior(height, width, scaled, ratios).view(height * width, -1, 4)
+    order = [0, *range(len(sizes), len(sizes) + len(ratios) - 1), *range(1, len(sizes))]
+    expected = torch.tensor(theirs).view(height * width, -1, 4)[:, order]
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
@@ -121,6 +148,14 @@ def test_decode_exponential(device, dtype, limit, rtol):
     ends = torch.tensor([[0, 0, -INF, INF], [0, 0, -1e30, 1e30]], dtype=dtype, device=device)
     sides = tinyssd_ops.decode_boxes(anchors, ends)[:, 2:].cpu()
     assert_same(sides, torch.tensor([[0, INF], [0, INF]], dtype=dtype))
+
+
+def test_decode_with_a_limit(device):
+    anchors = torch.tensor([[0.0, 0, 2, 4]], device=device)
+    offsets = torch.tensor([[0.0, 0, 500, 5 * math.log(3)]], device=device)
+    assert tinyssd_ops.decode_boxes(anchors, offsets)[0, 2] == INF
+    boxes = tinyssd_ops.decode_boxes(anchors, offsets, max_growth=1000 / 16)
+    torch.testing.assert_close(boxes.cpu(), torch.tensor([[1 - 62.5, 2 - 6, 1 + 62.5, 2 + 6]]))
 
 
 def test_decode_broken_offsets(device):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+from fractions import Fraction
 
 import cases
+import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
 from cases import assert_same
-from cases_assigners import detection_head
+from cases_assigners import detection_head, strides_of
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import tinyssd_ops
 from tinyssd_ops import reference
+from tinyssd_ops._iou import KINDS
 
 CALLS = pytest.mark.parametrize(("op", "args", "kwargs"), cases.CALLS)
 FIXED_SHAPE_CALLS = pytest.mark.parametrize(("op", "args", "kwargs"), cases.FIXED_SHAPE_CALLS)
@@ -23,9 +26,17 @@ def _map_tensors(function, tree):
     return tree_map_only(torch.Tensor, function, tree)
 
 
+def _public(op):
+    """The public function; that of the family takes its kind by name, and the ops by number."""
+    function = getattr(tinyssd_ops, op)
+    if op != "iou_pairs":
+        return function
+    return lambda one, two, kind, aligned, union_eps, eps: function(one, two, KINDS[kind], aligned, eps, union_eps)
+
+
 @CALLS
 def test_public_function_is_the_backend(ops, op, args, kwargs):
-    assert_same(getattr(tinyssd_ops, op)(*args, **kwargs), getattr(ops, op)(*args, **kwargs))
+    assert_same(_public(op)(*args, **kwargs), getattr(ops, op)(*args, **kwargs))
 
 
 @CALLS
@@ -35,7 +46,7 @@ def test_opcheck(native, op, args, kwargs):
     assert set(results.values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("op", ["box_iou", "multibox_target", "multibox_detection", "detect"])
+@pytest.mark.parametrize("op", ["box_iou", "iou_pairs", "multibox_target", "multibox_detection", "detect"])
 def test_opcheck_with_gradients(native, op):
     args, kwargs = cases.sample_calls()[op][0]
     args = _map_tensors(lambda t: t.to(native.device).requires_grad_(), args)
@@ -52,16 +63,16 @@ def test_inputs_are_not_modified(ops, op, args, kwargs):
 
 
 @CALLS
-def test_only_box_iou_differentiates(ops, op, args, kwargs):
+def test_only_the_iou_family_differentiates(ops, op, args, kwargs):
     args = _map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t, args)
     for result in tree_leaves(getattr(ops, op)(*args, **kwargs)):
-        assert result.requires_grad == (op == "box_iou")
+        assert result.requires_grad == (op in ("box_iou", "iou_pairs"))
 
 
 @FIXED_SHAPE_CALLS
 def test_compile(native, op, args, kwargs):
     args, kwargs = _map_tensors(lambda t: t.to(native.device), (args, kwargs))
-    function = getattr(tinyssd_ops, op)
+    function = _public(op)
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     assert_same(compiled(*args, **kwargs), function(*args, **kwargs))
@@ -118,7 +129,7 @@ def test_vmap_of_every_argument(native, op, args, kwargs):
     args, kwargs = _map_tensors(lambda t: t.to(native.device), (args, kwargs))
     variants, stack = _stacked(args)
     in_dims = tuple(1 if isinstance(arg, torch.Tensor) else None for arg in args)
-    _check_vmap(lambda *xs: getattr(tinyssd_ops, op)(*xs, **kwargs), variants, stack, in_dims)
+    _check_vmap(lambda *xs: _public(op)(*xs, **kwargs), variants, stack, in_dims)
 
 
 @FIXED_SHAPE_CALLS
@@ -131,7 +142,7 @@ def test_vmap_of_one_argument(native, op, args, kwargs):
         mixed = [(*args[:i], variant[i], *args[i + 1 :]) for variant in variants]
         in_dims = tuple(1 if j == i else None for j in range(len(args)))
         inputs = (*args[:i], stack[i], *args[i + 1 :])
-        _check_vmap(lambda *xs: getattr(tinyssd_ops, op)(*xs, **kwargs), mixed, inputs, in_dims)
+        _check_vmap(lambda *xs: _public(op)(*xs, **kwargs), mixed, inputs, in_dims)
 
 
 def test_vmap_of_vmap(native):
@@ -167,9 +178,9 @@ def test_autocast(ops, op, args, kwargs, dtype):
 
 @FIXED_SHAPE_CALLS
 def test_meta(native, op, args, kwargs):
-    expected = getattr(tinyssd_ops, op)(*args, **kwargs)
+    expected = _public(op)(*args, **kwargs)
     args, kwargs = _map_tensors(lambda t: t.to("meta"), (args, kwargs))
-    result = getattr(tinyssd_ops, op)(*args, **kwargs)
+    result = _public(op)(*args, **kwargs)
     for meta, real in zip(tree_leaves(result), tree_leaves(expected), strict=True):
         assert (meta.device.type, meta.shape, meta.dtype) == ("meta", real.shape, real.dtype)
         assert meta.stride() == real.stride()
@@ -199,6 +210,7 @@ def _large_calls():
         "detect": predictions,
         "assign_threshold": (anchors, labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1, 0.5, 0.3, True, True),
         "assign_atss": (anchors, [400, 150, 50], labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1),
+        "assign_simota": (*head[:3], strides_of(900), *head[3:]),
         "assign_task_aligned": head,
     }
 
@@ -233,3 +245,128 @@ def test_vmap_over_nothing():
     assert counts.shape == (0, 2)
     classes = torch.vmap(lambda a: tinyssd_ops.multibox_target(a, labels)[2])(torch.rand(0, 7, 4))
     assert classes.shape == (0, 3, 7)
+
+
+CONSTANTS = ["multibox_target", "multibox_detection", "detect"]
+
+
+@pytest.mark.parametrize("op", CONSTANTS)
+def test_constants_inside_transforms(op):
+    """Results without a gradient do not care how they are differentiated around."""
+    args, kwargs = cases.sample_calls()[op][0]
+    function = getattr(tinyssd_ops, op)
+    expected = function(*args, **kwargs)
+
+    def loss(x):
+        return x.square().sum(), function(x, *args[1:], **kwargs)
+
+    grad, result = torch.func.grad(loss, has_aux=True)(args[0])
+    assert_same(grad, 2 * args[0])
+    assert_same(result, expected)
+    _, pull, result = torch.func.vjp(loss, args[0], has_aux=True)
+    assert_same(pull(torch.tensor(1.0))[0], 2 * args[0])
+    assert_same(result, expected)
+    _, tangent, result = torch.func.jvp(loss, (args[0],), (args[0],), has_aux=True)
+    torch.testing.assert_close(tangent, 2 * args[0].square().sum())
+    assert_same(result, expected)
+    if tinyssd_ops.info()["backends"]["cpu"]["backend"] == "native":
+        grads, results = torch.vmap(torch.func.grad(loss, has_aux=True))(torch.stack((args[0], args[0])))
+        assert_same(grads[1], 2 * args[0])
+        assert_same(tree_map_only(torch.Tensor, lambda t: t[1], results), expected)
+
+
+BOXES = cases.random_boxes(3)
+TENSOR_ARGUMENTS = [
+    ("box_iou", (BOXES, BOXES), "boxes1"),
+    ("iou_pairs", (BOXES, BOXES), "boxes1"),
+    ("assign_anchors", (BOXES, BOXES), "anchors"),
+    ("multibox_target", (BOXES, torch.ones(1, 2, 5)), "anchors"),
+    ("nms", (BOXES, BOXES[:, 0], 0.5), "boxes"),
+    ("batched_nms", (BOXES, BOXES[:, 0], torch.arange(3), 0.5), "boxes"),
+    ("nms_padded", (BOXES[None], BOXES[None, :, 0], 0.5), "boxes"),
+    ("multibox_detection", (torch.ones(1, 2, 3), torch.ones(1, 12), BOXES), "cls_probs"),
+    ("detect", (torch.ones(1, 2, 3), torch.ones(1, 12), BOXES), "cls_probs"),
+    ("encode_boxes", (BOXES, BOXES), "anchors"),
+    ("decode_boxes", (BOXES, BOXES), "anchors"),
+    ("corner_to_center", (BOXES,), "boxes"),
+    ("center_to_corner", (BOXES,), "boxes"),
+    ("clip_boxes", (BOXES,), "boxes"),
+]
+
+
+@pytest.mark.parametrize("reference_only", [False, True])
+@pytest.mark.parametrize(("op", "args", "name"), TENSOR_ARGUMENTS)
+def test_wrong_kinds_of_tensor(monkeypatch, op, args, name, reference_only):
+    """One sentence, the same with and without kernels."""
+    if reference_only:
+        monkeypatch.setattr(tinyssd_ops.ops, "_NATIVE_DEVICES", frozenset())
+    good = args[0]
+    quantized = torch.quantize_per_tensor(good, 0.1, 0, torch.quint8)
+    wrong = [
+        (good.numpy(), "expected a torch.Tensor, got ndarray"),
+        (None, "expected a torch.Tensor, got NoneType"),
+        (0.5, "expected a torch.Tensor, got float"),
+        (good.to_sparse(), "expected an ordinary, dense tensor, got a torch.sparse_coo one"),
+        (good.to_mkldnn(), "expected an ordinary, dense tensor, got a torch._mkldnn one"),
+        (quantized, "expected an ordinary, dense tensor, got a quantized one"),
+        (torch.nested.nested_tensor([good[0]]), "expected an ordinary, dense tensor, got a nested one"),
+    ]
+    for value, message in wrong:
+        with pytest.raises(TypeError) as caught:
+            getattr(tinyssd_ops, op)(value, *args[1:])
+        assert str(caught.value) == f"{name}: {message}"
+
+
+@pytest.mark.parametrize("reference_only", [False, True])
+@pytest.mark.parametrize(
+    ("op", "args", "error", "message"),
+    [
+        ("nms", (BOXES, BOXES[:, 0], "a"), TypeError, "iou_threshold: expected a number, got str"),
+        ("nms", (BOXES, BOXES[:, 0], None), TypeError, "iou_threshold: expected a number, got NoneType"),
+        ("nms", (BOXES, BOXES[:, 0], 1j), TypeError, "iou_threshold: expected a number, got complex"),
+        ("nms", (BOXES, BOXES[:, 0], 10**400), ValueError, "iou_threshold: expected a number, got one beyond float64"),
+        ("nms", (BOXES, None, 0.5), TypeError, "scores: expected a torch.Tensor, got NoneType"),
+        (
+            "nms_padded",
+            (BOXES[None], BOXES[None, :, 0], 0.5, None, None, 2**63),
+            ValueError,
+            "max_output: expected a number from 0 to 2147483647, got 9223372036854775808",
+        ),
+        (
+            "nms_padded",
+            (BOXES[None], BOXES[None, :, 0], 0.5, None, None, 1.5),
+            TypeError,
+            "max_output: expected a whole number, got float",
+        ),
+        (
+            "nms_padded",
+            (BOXES[None], BOXES[None, :, 0], 0.5, 3),
+            TypeError,
+            "class_ids: expected a torch.Tensor, got int",
+        ),
+        ("decode_boxes", (BOXES, BOXES, 10, 5, "a"), TypeError, "max_growth: expected a number, got str"),
+        ("decode_boxes", (BOXES, BOXES, 10, 5, 0), ValueError, "max_growth: expected a number above 0, got 0"),
+        ("multibox_prior", (2.5, 2, [0.5], [1]), TypeError, "height: expected a whole number, got float"),
+        ("multibox_prior", (2, 2, 0.5, [1]), TypeError, "sizes: expected a list of positive numbers, got float"),
+        ("multibox_prior", (2, 2, ["a"], [1]), TypeError, "sizes: expected a number, got str"),
+    ],
+)
+def test_wrong_kinds_of_number(monkeypatch, op, args, error, message, reference_only):
+    if reference_only:
+        monkeypatch.setattr(tinyssd_ops.ops, "_NATIVE_DEVICES", frozenset())
+    with pytest.raises(error) as caught:
+        getattr(tinyssd_ops, op)(*args)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("threshold", [np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
+def test_numbers_of_other_types(ops, threshold):
+    boxes, scores = cases.clustered(40), cases.random_scores(40)
+    assert_same(tinyssd_ops.nms(boxes, scores, threshold), ops.nms(boxes, scores, 0.5))
+
+
+def test_none_in_place_of_a_tensor(native):
+    """The dispatcher hands a kernel None as an undefined tensor."""
+    for op, args in (("box_iou", (None, BOXES)), ("assign_anchors", (BOXES, None)), ("detect", (None, BOXES, BOXES))):
+        with pytest.raises(ValueError, match=r"^\w+: expected a torch.Tensor, got NoneType$"):
+            getattr(torch.ops.tinyssd_ops, op)(*args)

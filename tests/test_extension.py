@@ -153,3 +153,12 @@ def test_exports_only_the_module(name):
     defined = _symbols(name, "--defined-only")
     assert not [s for s in defined if "tinyssd" in s]
     assert f"PyInit_{name}" in defined
+
+
+@NATIVE
+@LIBRARIES
+def test_names_no_folder_of_the_build(name):
+    """Messages of torch's headers name their file, not where it lay."""
+    data = Path(_library(name)).read_bytes()
+    assert b"torch/include/torch/csrc/stable" in data
+    assert not [folder for folder in (b"site-packages", b"build-env", bytes(PACKAGE.parent / "csrc")) if folder in data]

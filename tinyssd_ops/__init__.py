@@ -1,7 +1,7 @@
 """The detection core of single-shot detectors: IoU, anchor assignment, NMS and the fused steps around them."""
 
 from tinyssd_ops._version import __version__
-from tinyssd_ops.assigners import assign_atss, assign_task_aligned, assign_threshold
+from tinyssd_ops.assigners import assign_atss, assign_simota, assign_task_aligned, assign_threshold
 from tinyssd_ops.boxes import (
     center_to_corner,
     clip_boxes,
@@ -16,6 +16,7 @@ from tinyssd_ops.ops import (
     box_iou,
     detect,
     info,
+    iou_pairs,
     multibox_detection,
     multibox_target,
     nms,
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "assign_anchors",
     "assign_atss",
+    "assign_simota",
     "assign_task_aligned",
     "assign_threshold",
     "batched_nms",
@@ -37,6 +39,7 @@ __all__ = [
     "detect",
     "encode_boxes",
     "info",
+    "iou_pairs",
     "multibox_detection",
     "multibox_prior",
     "multibox_target",

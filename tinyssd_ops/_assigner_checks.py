@@ -75,6 +75,26 @@ def check_assign_task_aligned(
         expect(good, f"{name}: expected a multiple of 0.5 from 0 to 10, got {value:g}")
 
 
+def check_assign_simota(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None,
+    gt_ignored: Tensor | None,
+    radius: float,
+    topk: int,
+) -> None:
+    """Arguments of assign_simota."""
+    _check_predictions_and_gt(scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored)
+    expect_shape("strides", strides, [points.shape[0]])
+    compute_dtype(scores=scores, strides=strides)
+    expect(0 <= radius <= 1e6, f"radius: expected a number from 0 to 1e6, got {radius:g}")
+    expect_topk(topk)
+
+
 def expect_topk(topk: int) -> None:
     """The number of candidates that a box ranks is one that the kernels have room for."""
     expect(1 <= topk <= _MOST_TOPK, f"topk: expected a number from 1 to {_MOST_TOPK}, got {topk}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Sequence
 from types import EllipsisType
 
@@ -34,32 +35,61 @@ def expect_shape(name: str, tensor: Tensor, shape: Sequence[Size]) -> None:
 
 
 def expect_tensor(name: str, value: object) -> None:
-    """The value is a tensor."""
+    """The value is an ordinary tensor: not sparse, nested or quantized."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided or value.is_nested or value.is_quantized:
+        kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout)
+        raise TypeError(f"{name}: expected an ordinary, dense tensor, got a {kind} one")
+
+
+def number(name: str, value: object) -> float:
+    """The value, a real number of any type that fits a float64, as Torch's dispatcher takes it."""
+    if type(value) is float or isinstance(value, (torch.SymInt, torch.SymFloat)):
+        return value  # type: ignore[return-value]
+    if not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number, got one beyond float64") from None
+
+
+def whole_number(name: str, value: object) -> int:
+    """The value, a whole number of any type, as Torch's dispatcher takes it."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        whole = value
+    elif isinstance(value, numbers.Integral):
+        whole = int(value)
+    else:
+        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
+    if type(whole) is int and not -(2**63) <= whole < 2**63:
+        raise ValueError(f"{name}: expected a number from 0 to {_MOST}, got {whole}")
+    return whole  # type: ignore[return-value]
+
+
+def flag(name: str, value: object) -> bool:
+    """The value, a bool."""
+    if not isinstance(value, (bool, torch.SymBool)):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+    return value  # type: ignore[return-value]
 
 
 def expect_number(name: str, value: float) -> None:
     """The value is a number and not NaN."""
-    _expect_numeric(name, value)
+    value = number(name, value)
     expect(value == value, f"{name}: expected a number, got nan")
-
-
-def _expect_numeric(name: str, value: object) -> None:
-    if not isinstance(value, (int, float, torch.SymInt, torch.SymFloat)):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
 
 
 def expect_count(name: str, value: int) -> None:
     """The value is a whole number from 0 to what one output can hold."""
-    if not isinstance(value, (int, torch.SymInt)):
-        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
+    value = whole_number(name, value)
     expect(0 <= value <= _MOST, f"{name}: expected a number from 0 to {_MOST}, got {value}")
 
 
 def expect_threshold(name: str, value: float) -> None:
     """The value is a number in 0..1."""
-    _expect_numeric(name, value)
+    value = number(name, value)
     expect(0 <= value <= 1, f"{name}: expected a number between 0 and 1, got {float(value):g}")
 
 
@@ -77,6 +107,7 @@ def expect_device(name: str, tensor: Tensor, device: torch.device) -> None:
 def compute_dtype(**tensors: Tensor) -> torch.dtype:
     """float64 if a tensor is float64, else float32; checks that all hold floats and share the first one's device."""
     for name, tensor in tensors.items():
+        expect_tensor(name, tensor)
         expect(tensor.dtype in _FLOATS, f"{name}: expected a floating-point dtype, got {tensor.dtype}")
         expect_device(name, tensor, next(iter(tensors.values())).device)
     return functools.reduce(torch.promote_types, (t.dtype for t in tensors.values()), torch.float32)
@@ -93,13 +124,40 @@ def check_box_iou(boxes1: Tensor, boxes2: Tensor) -> None:
     expect(good, f"boxes1, boxes2: expected leading sizes that broadcast, got {batch1} and {batch2}")
 
 
+def broadcast_boxes(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes [..., 4] with equal leading sizes."""
+    expect_shape("boxes1", boxes1, [..., 4])
+    expect_shape("boxes2", boxes2, [..., 4])
+    lead1, lead2 = list(boxes1.shape[:-1]), list(boxes2.shape[:-1])
+    good = all(a == b or a == 1 or b == 1 for a, b in zip(lead1[::-1], lead2[::-1], strict=False))
+    expect(good, f"boxes1, boxes2: expected leading sizes that broadcast, got {lead1} and {lead2}")
+    one, two = torch.broadcast_tensors(boxes1, boxes2)
+    return one, two
+
+
+def check_iou_pairs(boxes1: Tensor, boxes2: Tensor, kind: int, aligned: bool, union_eps: float, eps: float) -> None:
+    """Arguments of iou_pairs."""
+    expect(0 <= kind <= 3, f"kind: expected a number from 0 to 3, got {kind}")
+    expect_number("union_eps", union_eps)
+    expect_number("eps", eps)
+    if not aligned:
+        check_box_iou(boxes1, boxes2)
+        return
+    expect_shape("boxes1", boxes1, [..., 4])
+    expect_shape("boxes2", boxes2, [..., 4])
+    expect_shape("boxes2", boxes2, list(boxes1.shape))
+    compute_dtype(boxes1=boxes1, boxes2=boxes2)
+
+
 def check_assign_anchors(anchors: Tensor, gt_boxes: Tensor, gt_valid: Tensor | None, iou_threshold: float) -> None:
     """Arguments of assign_anchors."""
     expect_shape("anchors", anchors, ["A", 4])
+    expect_tensor("gt_boxes", gt_boxes)
     single = gt_boxes.dim() == 2
     expect_shape("gt_boxes", gt_boxes, ["G", 4] if single else ["B", "G", 4])
     compute_dtype(anchors=anchors, gt_boxes=gt_boxes)
     if gt_valid is not None:
+        expect_tensor("gt_valid", gt_valid)
         expect(gt_valid.dtype == torch.bool, f"gt_valid: expected dtype torch.bool, got {gt_valid.dtype}")
         expect_shape("gt_valid", gt_valid, list(gt_boxes.shape[:-1]))
         expect_device("gt_valid", gt_valid, anchors.device)
@@ -108,6 +166,7 @@ def check_assign_anchors(anchors: Tensor, gt_boxes: Tensor, gt_valid: Tensor | N
 
 def check_multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float) -> None:
     """Arguments of multibox_target."""
+    expect_tensor("anchors", anchors)
     expect_shape("anchors", anchors, ["A", 4] if anchors.dim() == 2 else [1, "A", 4])
     expect_shape("labels", labels, ["B", "G", 5])
     compute_dtype(anchors=anchors, labels=labels)
@@ -182,5 +241,6 @@ def _check_predictions(cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor)
     num_images, num_classes, num_anchors = cls_probs.shape
     expect(num_classes >= 1, "cls_probs: expected at least 1 class, the background, got 0")
     expect_shape("offset_preds", offset_preds, [num_images, 4 * num_anchors])
+    expect_tensor("anchors", anchors)
     expect_shape("anchors", anchors, [num_anchors, 4] if anchors.dim() == 2 else [1, num_anchors, 4])
     compute_dtype(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)

@@ -59,5 +59,23 @@ def assign_task_aligned(
     return scores.new_empty(scores.shape[:2], dtype=torch.int64), scores.new_empty(scores.shape[:2], dtype=dtype)
 
 
+def assign_simota(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    radius: float = 2.5,
+    topk: int = 10,
+) -> tuple[Tensor, Tensor]:
+    """Shapes of assign_simota."""
+    checks.check_assign_simota(scores, boxes, points, strides, gt_labels, gt_boxes, gt_valid, gt_ignored, radius, topk)
+    dtype = compute_dtype(scores=scores, boxes=boxes, points=points, strides=strides, gt_boxes=gt_boxes)
+    return scores.new_empty(scores.shape[:2], dtype=torch.int64), scores.new_empty(scores.shape[:2], dtype=dtype)
+
+
 def _assignment(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
     return anchors.new_empty(*gt_boxes.shape[:-2], anchors.shape[0], dtype=torch.int64)

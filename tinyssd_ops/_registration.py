@@ -1,4 +1,4 @@
-"""What PyTorch needs to know of the native ops beyond their kernels: fake kernels, autograd, vmap.
+"""What PyTorch needs to know of the native ops beyond their kernels: fake kernels, vmap, and what has no gradient.
 
 Fake kernels give the shapes and dtypes of results without data, for torch.compile and meta tensors; their checks are
 the reference's. The kernels themselves compute half-precision inputs in float32, so autocast has nothing to add.
@@ -12,10 +12,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
-from tinyssd_ops import _checks, _fake_assigners, reference
+from tinyssd_ops import _autograd, _checks, _fake_assigners
+
+# Their results are constants to the model, float ones too.
+_CONSTANT = (
+    "iou_pairs_backward",
+    "assign_anchors",
+    "multibox_target",
+    "nms",
+    "batched_nms",
+    "nms_padded",
+    "multibox_detection",
+    "detect",
+    "assign_threshold",
+    "assign_atss",
+    "assign_task_aligned",
+    "assign_simota",
+)
+_LIBRARIES: list[torch.library.Library] = []  # What is registered through one lasts as long as it does.
 
 
 def register(namespace: str = "tinyssd_ops") -> None:
@@ -23,7 +39,8 @@ def register(namespace: str = "tinyssd_ops") -> None:
     ops = getattr(torch.ops, namespace)
     fakes: dict[str, Callable[..., Any]] = {
         "box_iou": _fake_box_iou,
-        "box_iou_backward": _fake_box_iou_backward,
+        "iou_pairs": _fake_iou_pairs,
+        "iou_pairs_backward": _fake_iou_pairs_backward,
         "assign_anchors": _fake_assign_anchors,
         "multibox_target": _fake_multibox_target,
         "nms": _fake_nms,
@@ -34,16 +51,16 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "assign_threshold": _fake_assigners.assign_threshold,
         "assign_atss": _fake_assigners.assign_atss,
         "assign_task_aligned": _fake_assigners.assign_task_aligned,
+        "assign_simota": _fake_assigners.assign_simota,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake)
-    backward = functools.partial(_box_iou_backward, ops)
-    torch.library.register_autograd(f"{namespace}::box_iou", backward, setup_context=_save_boxes)
-    for name in ("multibox_target", "multibox_detection", "detect", "assign_task_aligned"):
-        # Float results that are constants to the model: no gradient flows, and autograd is told so.
-        torch.library.register_autograd(f"{namespace}::{name}", _no_gradient, setup_context=_mark_constant)
+    library = torch.library.Library(namespace, "IMPL")
+    _LIBRARIES.append(library)
+    _autograd.register(library, ops, _CONSTANT)
     rules: dict[str, Callable[..., Any]] = {
-        "box_iou": functools.partial(_vmap_box_iou, ops),
+        "box_iou": functools.partial(_vmap_pairs, ops.box_iou),
+        "iou_pairs": functools.partial(_vmap_pairs, ops.iou_pairs),
         "assign_anchors": functools.partial(_vmap_assign_anchors, ops.assign_anchors),
         "multibox_target": _vmap_images(ops.multibox_target, shared=0),
         "nms_padded": _vmap_images(ops.nms_padded),
@@ -52,6 +69,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "assign_threshold": functools.partial(_vmap_assign_anchors, ops.assign_threshold),
         "assign_atss": functools.partial(_vmap_assign_anchors, ops.assign_atss, gt_boxes=2),
         "assign_task_aligned": _vmap_images(ops.assign_task_aligned, shared=2),
+        "assign_simota": _vmap_images(ops.assign_simota, shared=(2, 3)),
     }
     for name, rule in rules.items():
         torch.library.register_vmap(f"{namespace}::{name}", rule)
@@ -64,7 +82,16 @@ def _fake_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     return boxes1.new_empty(*batch, boxes1.shape[-2], boxes2.shape[-2], dtype=dtype)
 
 
-def _fake_box_iou_backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+def _fake_iou_pairs(boxes1: Tensor, boxes2: Tensor, kind: int, aligned: bool, union_eps: float, eps: float) -> Tensor:
+    _checks.check_iou_pairs(boxes1, boxes2, kind, aligned, union_eps, eps)
+    if not aligned:
+        return _fake_box_iou(boxes1, boxes2)
+    return boxes1.new_empty(boxes1.shape[:-1], dtype=_checks.compute_dtype(boxes1=boxes1, boxes2=boxes2))
+
+
+def _fake_iou_pairs_backward(
+    grad: Tensor, boxes1: Tensor, boxes2: Tensor, kind: int, aligned: bool, union_eps: float, eps: float
+) -> tuple[Tensor, Tensor]:
     dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2, grad=grad)
     return boxes1.new_empty(boxes1.shape, dtype=dtype), boxes2.new_empty(boxes2.shape, dtype=dtype)
 
@@ -132,76 +159,40 @@ def _fake_detect(
     return rows, cls_probs.new_empty(cls_probs.shape[0], dtype=torch.int64)
 
 
-def _save_boxes(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _box_iou_backward(ops: Any, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    boxes1, boxes2 = ctx.saved_tensors
-    if torch.is_grad_enabled():
-        # Somebody will differentiate the gradient: plain Torch knows how.
-        # Views, since one input may be made of the other, whose gradient would then hold the other's too.
-        views = [boxes.view_as(boxes) for boxes in (boxes1, boxes2)]
-        wanted = [view for view in views if view.requires_grad]
-        found = iter(torch.autograd.grad(reference.box_iou(*views), wanted, grad, create_graph=True))
-        return tuple(next(found) if view.requires_grad else None for view in views)
-    batch = grad.shape[:-2]
-    flat1, flat2 = (b.expand(*batch, *b.shape[-2:]).reshape(batch.numel(), *b.shape[-2:]) for b in (boxes1, boxes2))
-    grads = ops.box_iou_backward(grad.reshape(batch.numel(), *grad.shape[-2:]), flat1, flat2)
-    return tuple(
-        g.reshape(*batch, *b.shape[-2:]).sum_to_size(b.shape).to(b.dtype)
-        for g, b in zip(grads, (boxes1, boxes2), strict=True)
-    )
-
-
-def differentiated_by_transform() -> bool:
-    """Whether torch.func or forward-mode AD differentiates what runs now: they need the rules of plain Torch ops."""
-    if torch.compiler.is_compiling():
-        return False
-    transforms = torch._C._functorch.get_interpreter_stack() or ()
-    vmap = torch._C._functorch.TransformType.Vmap
-    return forward_ad._current_level >= 0 or any(transform.key() != vmap for transform in transforms)
-
-
-def _mark_constant(ctx: Any, inputs: tuple[Any, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-    ctx.num_inputs = len(inputs)
-    ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
-
-
-def _no_gradient(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
-    return (None,) * int(ctx.num_inputs)
-
-
 def _in_front(tensor: Tensor, dim: int | None, size: int) -> Tensor:
     """The tensor with the mapped dimension in front, repeated if it was not mapped."""
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def _vmap_box_iou(
-    ops: Any, info: Any, in_dims: tuple[int | None, ...], boxes1: Tensor, boxes2: Tensor
-) -> tuple[Tensor, int]:
-    # Equal ranks before the mapped dimension goes in front, so that leading sizes still broadcast among themselves.
-    fronts = [_in_front(b, dim, info.batch_size) for b, dim in zip((boxes1, boxes2), in_dims, strict=True)]
+def _mapped_in_front(boxes: tuple[Tensor, Tensor], in_dims: tuple[int | None, ...], size: int) -> list[Tensor]:
+    """Both with the mapped dimension in front, and as many sizes behind it, so that those still broadcast."""
+    fronts = [_in_front(b, dim, size) for b, dim in zip(boxes, in_dims, strict=False)]
     rank = max(front.dim() for front in fronts)
-    padded = [front.reshape(front.shape[0], *[1] * (rank - front.dim()), *front.shape[1:]) for front in fronts]
-    return ops.box_iou(*padded), 0
+    return [front.reshape(front.shape[0], *[1] * (rank - front.dim()), *front.shape[1:]) for front in fronts]
 
 
-def _vmap_images(op: Callable[..., Any], shared: int | None = None) -> Callable[..., tuple[Any, Any]]:
+def _vmap_pairs(
+    op: Any, info: Any, in_dims: tuple[int | None, ...], boxes1: Tensor, boxes2: Tensor, *family: Any
+) -> tuple[Tensor, int]:
+    return op(*_mapped_in_front((boxes1, boxes2), in_dims, info.batch_size), *family), 0
+
+
+def _vmap_images(op: Callable[..., Any], shared: int | tuple[int, ...] = ()) -> Callable[..., tuple[Any, Any]]:
     """A vmap rule for an op over images: the mapped dimension joins theirs.
 
-    Where the argument ``shared`` by all images (the anchors) is mapped too, the op runs once for each.
+    Where an argument ``shared`` by all images (the anchors) is mapped too, the op runs once for each.
     """
+    common = (shared,) if isinstance(shared, int) else shared
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         size = info.batch_size
-        one_by_one = shared is not None and in_dims[shared] is not None
+        one_by_one = any(in_dims[i] is not None for i in common)
         batched = [
-            _in_front(arg, dim, size) if isinstance(arg, Tensor) and (one_by_one or i != shared) else arg
+            _in_front(arg, dim, size) if isinstance(arg, Tensor) and (one_by_one or i not in common) else arg
             for i, (arg, dim) in enumerate(zip(args, in_dims, strict=False))
         ]
         batched += args[len(batched) :]
-        fronts = {i for i, arg in enumerate(batched) if isinstance(arg, Tensor) and (one_by_one or i != shared)}
+        fronts = {i for i, arg in enumerate(batched) if isinstance(arg, Tensor) and (one_by_one or i not in common)}
         if one_by_one and size == 0:
             pattern = op(*(arg.new_zeros(arg.shape[1:]) if i in fronts else arg for i, arg in enumerate(batched)))
             stacked = tree_map(lambda part: part.new_empty(0, *part.shape), pattern)

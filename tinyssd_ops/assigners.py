@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from tinyssd_ops.ops import _backend
+from tinyssd_ops.ops import _backend, _given
 
 
 def assign_threshold(
@@ -57,7 +57,7 @@ def assign_threshold(
     "SSD", 2016. Equivalent to torchvision's ``Matcher(high, low, allow_low_quality)``, and with equal thresholds and
     ``match_every_box`` to its ``SSDMatcher``, where no union is 0.
     """
-    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, gt_valid=gt_valid, gt_ignored=gt_ignored)
+    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, **_given(gt_valid=gt_valid, gt_ignored=gt_ignored))
     return backend.assign_threshold(
         anchors, gt_boxes, gt_valid, gt_ignored, high_threshold, low_threshold, allow_low_quality, match_every_box
     )
@@ -73,9 +73,9 @@ def assign_atss(
 ) -> Tensor:
     """Adaptive training sample selection: a threshold on the IoU for each box, from the anchors nearest to it.
 
-    The candidates of a box are, on each level, the ``topk`` anchors whose centres are nearest to the box's centre. Those
-    whose IoU reaches the mean plus the standard deviation of the candidates' IoUs, and whose centre lies inside the box
-    (not on its edge), are its own. An anchor that is so for several boxes goes to the one with the largest IoU.
+    The candidates of a box are, on each level, the ``topk`` anchors whose centres are nearest to the box's centre.
+    Those whose IoU reaches the mean plus the standard deviation of the candidates' IoUs, and whose centre lies inside
+    the box (not on its edge), are its own. An anchor that is so for several boxes goes to the one with the largest IoU.
 
     Distances are compared squared; mean and variance (that of a sample, as in the authors' code) are summed in float64,
     candidate by candidate, level by level, so that every backend returns the same bits.
@@ -94,7 +94,7 @@ def assign_atss(
     Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample
     Selection", 2020, algorithm 1.
     """
-    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, gt_valid=gt_valid, gt_ignored=gt_ignored)
+    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, **_given(gt_valid=gt_valid, gt_ignored=gt_ignored))
     return backend.assign_atss(anchors, level_sizes, gt_boxes, gt_valid, gt_ignored, topk)
 
 
@@ -142,9 +142,64 @@ def assign_task_aligned(
         points=points,
         gt_labels=gt_labels,
         gt_boxes=gt_boxes,
-        gt_valid=gt_valid,
-        gt_ignored=gt_ignored,
+        **_given(gt_valid=gt_valid, gt_ignored=gt_ignored),
     )
     return backend.assign_task_aligned(
         scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored, topk, alpha, beta
+    )
+
+
+def assign_simota(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    strides: Tensor,
+    gt_labels: Tensor,
+    gt_boxes: Tensor,
+    gt_valid: Tensor | None = None,
+    gt_ignored: Tensor | None = None,
+    radius: float = 2.5,
+    topk: int = 10,
+) -> tuple[Tensor, Tensor]:
+    """SimOTA: each box takes the points of the lowest cost, as many as its predictions deserve.
+
+    Candidates are the points inside some box or near some box's centre, in both directions within ``radius`` strides of
+    it (not on an edge). The cost of a point for a box is the binary cross entropy of its scores, summed over the
+    classes, plus 3 times ``-log(IoU + 1e-8)``; points that are not both inside the box and near its centre cost more
+    than all that are (the penalty of the authors' code). A box takes as many points as the sum of its ``topk`` largest
+    IoUs with candidates, without the fraction, at least 1. A point that several boxes take goes to the one of the
+    lowest cost. A point with a NaN score takes no part.
+
+    Sums run over the classes in their order and over the IoUs from the largest on; logarithms are made of basic
+    operations and are at least -100, so that every backend returns the same bits.
+
+    Args:
+        scores: [B, A, C], the probabilities of the classes, 0..1; YOLOX has ``sqrt(class * objectness)``.
+        boxes: [B, A, 4], the predicted boxes.
+        points: [A, 2], ``(x, y)``: the centres of the cells that predict, in the unit of the boxes.
+        strides: [A], the width of each point's cell.
+        gt_labels: integers [B, G], 0..C - 1; a box of another class takes no point.
+        gt_boxes: [B, G, 4].
+        gt_valid: bool [B, G], False marks padding; None: all are valid.
+        gt_ignored: bool [B, G], True marks regions to be ignored, here by the IoU of the predicted boxes.
+        radius: In strides, 0 to 1e6.
+        topk: The most points of a box, 1..64.
+
+    Returns:
+        int64 [B, A]: the index of the point's box, -1 or -2. Float32 or float64 [B, A]: the IoU of the predicted box
+        with it, YOLOX's target of the class's score; 0 without a box.
+
+    Source: Ge et al., "YOLOX: Exceeding YOLO Series in 2021", section 2.1.
+    """
+    backend = _backend(
+        scores=scores,
+        boxes=boxes,
+        points=points,
+        strides=strides,
+        gt_labels=gt_labels,
+        gt_boxes=gt_boxes,
+        **_given(gt_valid=gt_valid, gt_ignored=gt_ignored),
+    )
+    return backend.assign_simota(
+        scores, boxes, points, strides, gt_labels, gt_boxes, gt_valid, gt_ignored, radius, topk
     )

@@ -7,7 +7,8 @@ device, differentiates and compiles.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def multibox_prior(
         sizes: S scales, each positive.
         ratios: R ratios of width to height, each positive.
         dtype: A floating-point dtype.
-        device: Where the anchors are made.
+        device: Where the anchors are wanted; None is torch's default device.
 
     Returns:
         [1, H * W * (S + R - 1), 4], cells row by row.
@@ -58,21 +59,33 @@ def multibox_prior(
         ValueError: If a size is not positive or a list is empty.
 
     Source: Liu et al., "SSD: Single Shot MultiBox Detector", 2016; the choice of S + R - 1 pairs is that of
-    Zhang et al., "Dive into Deep Learning", section 14.4.
+    Zhang et al., "Dive into Deep Learning", section 14.4. The order is not theirs, nor that of MXNet's
+    ``MultiBoxPrior``: in a cell they have ``(s, ratios[0])`` for every size first, then ``(sizes[0], r)`` for the other
+    ratios. To use weights trained so, permute the anchors in the channels of the heads: anchor ``k`` here is their
+    anchor ``order[k]``, with ``order = [0, *range(S, S + R - 1), *range(1, S)]``. And their anchors are
+    ``s * H / W * sqrt(r)`` wide and ``s / sqrt(r)`` high, which is what the size ``s * sqrt(H / W)`` gives here: the
+    same on a square map.
     """
+    height, width = _checks.whole_number("height", height), _checks.whole_number("width", width)
     _checks.expect(height >= 1 and width >= 1, f"height, width: expected at least 1, got {height}, {width}")
     for name, values in (("sizes", sizes), ("ratios", ratios)):
-        good = len(values) > 0 and all(0 < float(v) < math.inf for v in values)
+        if not isinstance(values, Iterable):
+            raise TypeError(f"{name}: expected a list of positive numbers, got {type(values).__name__}")
+        values = [_checks.number(name, v) for v in values]
+        good = len(values) > 0 and all(0 < v < math.inf for v in values)
         _checks.expect(good, f"{name}: expected a list of positive numbers, got {[float(v) for v in values]}")
     _checks.expect(dtype.is_floating_point, f"dtype: expected a floating-point dtype, got {dtype}")
     sizes, ratios = [float(s) for s in sizes], [float(r) for r in ratios]
     shapes = [(sizes[0], r) for r in ratios] + [(s, ratios[0]) for s in sizes[1:]]
-    half_w = torch.tensor([s * math.sqrt(r * height / width) / 2 for s, r in shapes], dtype=torch.float64)
-    half_h = torch.tensor([s * math.sqrt(width / (r * height)) / 2 for s, r in shapes], dtype=torch.float64)
-    cy = ((torch.arange(height, dtype=torch.float64) + 0.5) / height)[:, None, None]
-    cx = ((torch.arange(width, dtype=torch.float64) + 0.5) / width)[None, :, None]
+    # On the CPU, whatever the default device is.
+    exact: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    half_w = torch.tensor([s * math.sqrt(r * height / width) / 2 for s, r in shapes], **exact)
+    half_h = torch.tensor([s * math.sqrt(width / (r * height)) / 2 for s, r in shapes], **exact)
+    cy = ((torch.arange(height, **exact) + 0.5) / height)[:, None, None]
+    cx = ((torch.arange(width, **exact) + 0.5) / width)[None, :, None]
     corners = torch.broadcast_tensors(cx - half_w, cy - half_h, cx + half_w, cy + half_h)
-    return torch.stack(corners, dim=-1).reshape(1, -1, 4).to(device=device, dtype=dtype)
+    anchors = torch.stack(corners, dim=-1).reshape(1, -1, 4)
+    return anchors.to(device=torch.get_default_device() if device is None else device, dtype=dtype)
 
 
 def corner_to_center(boxes: Tensor) -> Tensor:
@@ -122,7 +135,13 @@ def encode_boxes(
     return torch.cat((center_scale * (center - anchor_center) / anchor_size, size_scale * log_size), dim=-1)
 
 
-def decode_boxes(anchors: Tensor, offsets: Tensor, center_scale: float = 10.0, size_scale: float = 5.0) -> Tensor:
+def decode_boxes(
+    anchors: Tensor,
+    offsets: Tensor,
+    center_scale: float = 10.0,
+    size_scale: float = 5.0,
+    max_growth: float = math.inf,
+) -> Tensor:
     """The boxes that predicted offsets mean: the inverse of :func:`encode_boxes`, without its epsilon.
 
     ``c = d * wh_anchor / center_scale + c_anchor`` and ``wh = exp(d / size_scale) * wh_anchor``. The exponential is
@@ -133,18 +152,26 @@ def decode_boxes(anchors: Tensor, offsets: Tensor, center_scale: float = 10.0, s
         offsets: [..., 4], float, broadcastable with the anchors.
         center_scale: As in :func:`encode_boxes`.
         size_scale: As in :func:`encode_boxes`.
+        max_growth: The most that a box may be wider or higher than its anchor, above 0. Without a limit a wild offset
+            gives an infinite box, which overlaps nothing; so do ``detect`` and ``multibox_detection``, which have no
+            limit. torchvision's ``BoxCoder`` has the limit ``1000 / 16``.
 
     Returns:
         [..., 4] corners, float32, or float64 if an input is float64. Not clipped.
 
     Raises:
-        ValueError: If a last dimension is not 4 or a dtype is not floating-point.
+        ValueError: If a last dimension is not 4, a dtype is not floating-point or the limit not positive.
     """
+    max_growth = _checks.number("max_growth", max_growth)
+    _checks.expect(max_growth > 0, f"max_growth: expected a number above 0, got {max_growth:g}")
     dtype = _checks.compute_dtype(anchors=anchors, offsets=offsets)
     anchor_center, anchor_size = corner_to_center(anchors.to(dtype)).split(2, dim=-1)
     d_center, d_size = _halves("offsets", offsets.to(dtype))
     center = _divide(d_center * anchor_size, center_scale) + anchor_center
-    size = _exp(_divide(d_size, size_scale)) * anchor_size
+    growth = _divide(d_size, size_scale)
+    if max_growth < math.inf:
+        growth = growth.clamp(max=math.log(max_growth))
+    size = _exp(growth) * anchor_size
     return center_to_corner(torch.cat((center, size), dim=-1))
 
 

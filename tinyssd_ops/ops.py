@@ -6,8 +6,8 @@ float64, in any mix; computed in float64 if one of them is, else in float32, and
 A NaN score ranks last, a box with a NaN overlaps nothing, a union of 0 or less is an IoU of 0.
 
 Every function raises a ValueError that names the argument, what it was and what it must be, for a wrong shape, dtype,
-device or value; a TypeError (or the dispatcher's RuntimeError) for a wrong type. Thresholds on the IoU lie in 0..1 and
-are rounded to the dtype of the computation.
+device or value; a TypeError for a wrong type (tensors are dense ones: not sparse, nested or quantized). Thresholds on
+the IoU lie in 0..1 and are rounded to the dtype of the computation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _checks, _extension, _registration, reference
+from tinyssd_ops import _checks, _extension, _iou, _registration, reference
 from tinyssd_ops._version import __version__
 
 _EXTENSION = _extension.load()
@@ -29,6 +29,7 @@ if _EXTENSION.cpu is not None:
 
 _KERNELS = (
     "box_iou",
+    "iou_pairs",
     "assign_anchors",
     "multibox_target",
     "nms",
@@ -39,18 +40,23 @@ _KERNELS = (
     "assign_threshold",
     "assign_atss",
     "assign_task_aligned",
+    "assign_simota",
 )
 _TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
 
 
-def _backend(**tensors: Tensor | None) -> Any:
+def _backend(**tensors: Tensor) -> Any:
     """Where the op runs; on a mix of devices the checks of either backend name the odd one."""
     native = True
     for name, tensor in tensors.items():
-        if tensor is not None:
-            _checks.expect_tensor(name, tensor)
-            native = native and tensor.device.type in _NATIVE_DEVICES
+        _checks.expect_tensor(name, tensor)
+        native = native and tensor.device.type in _NATIVE_DEVICES
     return torch.ops.tinyssd_ops if native else reference
+
+
+def _given(**tensors: Tensor | None) -> dict[str, Tensor]:
+    """The optional tensors that are there."""
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
 
 def info() -> dict[str, Any]:
@@ -81,9 +87,9 @@ def info() -> dict[str, Any]:
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Intersection over union of every pair of boxes. Differentiable in both arguments.
+    """Intersection over union of every pair of boxes. Differentiable in both arguments, as often as you like.
 
-    Under ``torch.func.grad`` and its kin, and forward-mode AD, the Torch reference serves.
+    The gradient is finite, whatever the boxes are; at a tie, where two boxes share an edge, each gets half of it.
 
     Args:
         boxes1: [..., N, 4].
@@ -92,12 +98,50 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Returns:
         [..., N, M], float32 or float64.
 
-    Equivalent to ``torchvision.ops.box_iou`` where no union is 0.
+    ``tinyssd_ops.torchvision.box_iou`` has torchvision's signature, and its page the differences.
+    """
+    return _backend(boxes1=boxes1, boxes2=boxes2).box_iou(boxes1, boxes2)
+
+
+def iou_pairs(
+    boxes1: Tensor,
+    boxes2: Tensor,
+    kind: str = "iou",
+    aligned: bool = False,
+    eps: float = 0.0,
+    union_eps: float = 0.0,
+) -> Tensor:
+    """The IoU family: IoU, or IoU less a penalty, of every pair of boxes or row by row, as losses want it.
+
+    - ``"iou"``: ``intersection / (union + union_eps)``.
+    - ``"giou"``: less ``(hull - union) / (hull + eps)``, the hull being the smallest box around both (Rezatofighi et
+      al., "Generalized Intersection over Union", 2019).
+    - ``"diou"``: less the squared distance of the centres over the squared diagonal of the hull, plus ``eps``.
+    - ``"ciou"``: less, further, ``alpha * v``, where ``v`` is the squared difference of the angles of the diagonals,
+      times ``4 / pi**2``, and ``alpha = v / (1 - iou + v + eps)`` is a constant to the gradient (both: Zheng et al.,
+      "Distance-IoU Loss", 2020).
+
+    A term whose denominator is not positive and finite is 0. Differentiable in both arguments, as often as you like,
+    with a finite gradient whatever the boxes are: at a tie, where two boxes share an edge, each gets half of it; edges
+    that touch count as overlapping; a slope is cut to 2**96 in float32 and 2**992 in float64.
+
+    Args:
+        boxes1: [..., N, 4], or [..., 4] if aligned.
+        boxes2: [..., M, 4], or [..., 4] if aligned; the leading sizes broadcast.
+        kind: See above.
+        aligned: The first box with the first, the second with the second, in place of every pair.
+        eps: Added to the denominators but the union's.
+        union_eps: Added to the union.
+
+    Returns:
+        [..., N, M], or [...] if aligned: float32 or float64.
     """
     backend = _backend(boxes1=boxes1, boxes2=boxes2)
-    if _registration.differentiated_by_transform():
-        backend = reference
-    return backend.box_iou(boxes1, boxes2)
+    _checks.expect(kind in _iou.KINDS, f"kind: expected one of {', '.join(_iou.KINDS)}, got {kind!r}")
+    if _checks.flag("aligned", aligned) and boxes1.shape != boxes2.shape:
+        boxes1, boxes2 = _checks.broadcast_boxes(boxes1, boxes2)
+    added = (_checks.number("union_eps", union_eps), _checks.number("eps", eps))
+    return backend.iou_pairs(boxes1, boxes2, _iou.KINDS.index(kind), aligned, *added)
 
 
 def assign_anchors(
@@ -120,8 +164,8 @@ def assign_anchors(
 
     Source: the assignment of Zhang et al., "Dive into Deep Learning", section 14.4.3.
     """
-    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, gt_valid=gt_valid)
-    return backend.assign_anchors(anchors, gt_boxes, gt_valid, iou_threshold)
+    backend = _backend(anchors=anchors, gt_boxes=gt_boxes, **_given(gt_valid=gt_valid))
+    return backend.assign_anchors(anchors, gt_boxes, gt_valid, _checks.number("iou_threshold", iou_threshold))
 
 
 def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
@@ -136,7 +180,8 @@ def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5)
         offsets [B, 4A], 0 for background; mask [B, 4A], 1 for matched anchors, else 0; classes int64 [B, A],
         ``label + 1``, 0 for background.
     """
-    return _backend(anchors=anchors, labels=labels).multibox_target(anchors, labels, iou_threshold)
+    backend = _backend(anchors=anchors, labels=labels)
+    return backend.multibox_target(anchors, labels, _checks.number("iou_threshold", iou_threshold))
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -150,9 +195,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Returns:
         int64 [K]: the kept indices by falling score, equal scores by index. On CUDA, waits for the device once.
 
-    Equivalent to ``torchvision.ops.nms``.
+    ``tinyssd_ops.torchvision.nms`` takes what torchvision's takes, and its page has the differences.
     """
-    return _backend(boxes=boxes, scores=scores).nms(boxes, scores, iou_threshold)
+    backend = _backend(boxes=boxes, scores=scores)
+    return backend.nms(boxes, scores, _checks.number("iou_threshold", iou_threshold))
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
@@ -167,9 +213,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Returns:
         int64 [K]: the kept indices by falling score, equal scores by index. On CUDA, waits for the device once.
 
-    Equivalent to ``torchvision.ops.batched_nms``, but ids are compared, so no rounding of shifted coordinates.
+    Ids are compared; no coordinate is shifted. ``tinyssd_ops.torchvision.batched_nms`` takes what torchvision's takes.
     """
-    return _backend(boxes=boxes, scores=scores, idxs=idxs).batched_nms(boxes, scores, idxs, iou_threshold)
+    backend = _backend(boxes=boxes, scores=scores, idxs=idxs)
+    return backend.batched_nms(boxes, scores, idxs, _checks.number("iou_threshold", iou_threshold))
 
 
 def nms_padded(
@@ -195,7 +242,12 @@ def nms_padded(
     Returns:
         int64 [B, K]: the kept indices by falling score, equal scores by index, padded with -1; int64 [B]: how many.
     """
-    backend = _backend(boxes=boxes, scores=scores, class_ids=class_ids)
+    backend = _backend(boxes=boxes, scores=scores, **_given(class_ids=class_ids))
+    iou_threshold = _checks.number("iou_threshold", iou_threshold)
+    if score_threshold is not None:
+        score_threshold = _checks.number("score_threshold", score_threshold)
+    if max_output is not None:
+        max_output = _checks.whole_number("max_output", max_output)
     return backend.nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
 
 
@@ -226,6 +278,8 @@ def multibox_detection(
     Source: the detection of Zhang et al., "Dive into Deep Learning", section 14.4.4, with the background as class 0.
     """
     backend = _backend(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)
+    nms_threshold = _checks.number("nms_threshold", nms_threshold)
+    pos_threshold = _checks.number("pos_threshold", pos_threshold)
     return backend.multibox_detection(cls_probs, offset_preds, anchors, nms_threshold, pos_threshold)
 
 
@@ -257,6 +311,10 @@ def detect(
         boxes not clipped, padded with rows of class -1 and zeros; int64 [B]: how many rows are detections.
     """
     backend = _backend(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)
+    nms_threshold = _checks.number("nms_threshold", nms_threshold)
+    score_threshold = _checks.number("score_threshold", score_threshold)
+    max_detections = _checks.whole_number("max_detections", max_detections)
+    class_agnostic = _checks.flag("class_agnostic", class_agnostic)
     return backend.detect(
         cls_probs, offset_preds, anchors, nms_threshold, score_threshold, max_detections, class_agnostic
     )

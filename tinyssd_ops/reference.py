@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _checks
+from tinyssd_ops import _autograd, _checks, _iou
 from tinyssd_ops import boxes as box_ops
 
 # Ranked boxes resolved against each other at once: bounds the IoU matrix in memory to [B, _TILE, N].
@@ -23,8 +23,15 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """See :func:`tinyssd_ops.box_iou`."""
     _checks.check_box_iou(boxes1, boxes2)
     dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2)
-    finite1, finite2 = (_constant_if_boundless(boxes.to(dtype)) for boxes in (boxes1, boxes2))
-    return _iou(finite1[..., :, None, :], finite2[..., None, :, :])
+    return _autograd.ReferenceFamily.apply(boxes1.to(dtype), boxes2.to(dtype), _iou.Family())  # type: ignore[no-any-return]
+
+
+def iou_pairs(boxes1: Tensor, boxes2: Tensor, kind: int, aligned: bool, union_eps: float, eps: float) -> Tensor:
+    """See :func:`tinyssd_ops.iou_pairs`, whose ``kind`` is here its place in the family, as for the kernels."""
+    _checks.check_iou_pairs(boxes1, boxes2, kind, aligned, union_eps, eps)
+    dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2)
+    family = _iou.Family(kind, aligned, union_eps, eps)
+    return _autograd.ReferenceFamily.apply(boxes1.to(dtype), boxes2.to(dtype), family)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -180,24 +187,6 @@ def detect(
     return torch.where((keep >= 0)[..., None], rows, _padding(boxes, keep)), counts
 
 
-def _iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of boxes [..., 4] of one dtype, broadcast against each other; in step with iou in csrc/box.h."""
-    size = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    inter = size[..., 0] * size[..., 1] + 0.0  # an IoU of 0 is +0, never -0, on every backend
-    union = _area(a) + _area(b) - inter
-    overlaps = union > 0  # False for NaN: such a box overlaps nothing
-    return torch.where(overlaps, inter / torch.where(overlaps, union, 1), 0)
-
-
-def _constant_if_boundless(boxes: Tensor) -> Tensor:
-    """Boxes of an infinite or undefined area, whose every IoU is 0, as empty ones: no NaN reaches the gradient."""
-    return torch.where(_area(boxes.detach()).isfinite()[..., None], boxes, 0)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
 def _narrow(threshold: float, like: Tensor) -> Tensor:
     return torch.tensor(threshold, dtype=like.dtype, device=like.device)
 
@@ -232,7 +221,9 @@ def _suppress(boxes: Tensor, order: Tensor, candidate: Tensor, groups: Tensor | 
     for start in range(0, length, _TILE):
         stop = min(start + _TILE, length)
         end = length if groups is None else int((ids <= ids[:, stop - 1 : stop]).sum(dim=1).max())
-        overlap = _iou(ranked[:, start:stop, None], ranked[:, None, start:end]) > threshold  # [B, T, end - start]
+        overlap = (
+            _iou.pairs(ranked[:, start:stop], ranked[:, start:end], _iou.Family()) > threshold
+        )  # [B, T, end - start]
         if groups is not None:
             overlap &= ids[:, start:stop, None] == ids[:, None, start:end]
         within = overlap[..., : stop - start].triu(diagonal=1)
@@ -268,3 +259,4 @@ def _padding(boxes: Tensor, keep: Tensor) -> Tensor:
 from tinyssd_ops._reference_assigners import assign_atss as assign_atss  # noqa: E402
 from tinyssd_ops._reference_assigners import assign_task_aligned as assign_task_aligned  # noqa: E402
 from tinyssd_ops._reference_assigners import assign_threshold as assign_threshold  # noqa: E402
+from tinyssd_ops._reference_simota import assign_simota as assign_simota  # noqa: E402

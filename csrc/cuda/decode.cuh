@@ -71,14 +71,14 @@ __global__ void __launch_bounds__(kDecodeThreads) list_candidates_kernel(
   const T* own = probs + image * num_classes * num_anchors + anchor;
   const T nan = std::numeric_limits<T>::quiet_NaN();
   T scores[kClassesEach];
-#pragma unroll
+  TINYSSD_UNROLL
   for (int k = 0; k < kClassesEach; ++k) {
     const int c = first_class + k;
     scores[k] = exists && c < num_classes ? own[c * num_anchors] : nan;
   }
   unsigned lanes[kClassesEach];  // which of the warp pass
   int all = 0;
-#pragma unroll
+  TINYSSD_UNROLL
   for (int k = 0; k < kClassesEach; ++k) {
     lanes[k] = __ballot_sync(kAllLanes, scores[k] >= least);
     all += __popc(lanes[k]);
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kDecodeThreads) list_candidates_kernel(
   unsigned place = 0;
   if (lane == 0) place = atomicAdd(listed + image, static_cast<unsigned>(all));
   place = __shfl_sync(kAllLanes, place, 0);
-#pragma unroll
+  TINYSSD_UNROLL
   for (int k = 0; k < kClassesEach; ++k) {
     const unsigned mine = place + __popc(lanes[k] & ((1u << lane) - 1));
     place += __popc(lanes[k]);

@@ -7,9 +7,9 @@ namespace {
 
 template <class T>
 __global__ void __launch_bounds__(kDecodeThreads) detect_rows_kernel(
-    const T* __restrict__ probs,        // [B, C, A]
-    const Box<T>* __restrict__ boxes,   // [B, A]
-    const int* __restrict__ best,       // [B, A]: where the best class of an anchor is its only candidate
+    const T* __restrict__ probs,       // [B, C, A]
+    const Box<T>* __restrict__ boxes,  // [B, A]
+    const int* __restrict__ best,      // [B, A]: where the best class of an anchor is its only candidate
     int64_t num_images, int64_t num_classes, int64_t num_anchors, int64_t most,
     const int64_t* __restrict__ keep,    // [B, K]
     const int64_t* __restrict__ counts,  // [B]
@@ -114,8 +114,9 @@ std::tuple<Tensor, Tensor> detect(
   if (num_images == 0) return {out, counts};
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    const Predictions<T> predictions = {p.const_data_ptr<T>(), box_data<T>(d), box_data<T>(a),  num_images,
-                                        num_classes,           num_anchors,    static_cast<T>(score_threshold)};
+    const Predictions<T> predictions = {
+        p.const_data_ptr<T>(),          box_data<T>(d), box_data<T>(a), num_images, num_classes, num_anchors,
+        static_cast<T>(score_threshold)};
     auto* rows = reinterpret_cast<Row<T>*>(out.mutable_data_ptr<T>());
     const auto run = class_agnostic && num_classes > 1 ? detect_best<T> : detect_classes<T>;
     run(scope, p, predictions, nms_threshold, max_detections, rows, counts.mutable_data_ptr<int64_t>());

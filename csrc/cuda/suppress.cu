@@ -4,25 +4,36 @@
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_segmented_radix_sort.cuh>
 
+#include <cstdlib>
+
 namespace tinyssd {
 
-SuppressionSizes suppression_sizes;
+#if defined(__CUDACC__)
+const SuppressionSizes suppression_sizes;
+#else
+// tests/simt makes them so small that a few hundred boxes take every way.
+const SuppressionSizes suppression_sizes = std::getenv("TINYSSD_OPS_SIMT_SMALL") == nullptr
+                                               ? SuppressionSizes{}
+                                               : SuppressionSizes{128, 128, 128, 3, 1, 1 << 14, 128, 300, 8, 20};
+#endif
 
 namespace {
 
+constexpr int kFinishThreads = 512;  // more would not have the registers
+
 template <class T>
 union FinishShared {
-  ListShared<kImageThreads> list;
+  ListShared<kFinishThreads> list;
   RivalShared<T> rivals;
   ResolveShared resolve;
-  ChooseShared<T> choose;
-  Standing<T> batch[kImageThreads];
+  ChooseShared<T, kFinishThreads> choose;
+  Standing<T> batch[kFinishThreads];
 };
 
 // The next batch, ranked, by a block alone.
 template <class T>
 __device__ void rank_batch(const Candidates<T>& in, const Waves<T>& waves, int64_t image, FinishShared<T>& shared) {
-  choose(in, waves, image, shared.choose);
+  choose<kFinishThreads>(in, waves, image, kFinishThreads, shared.choose);
   __syncthreads();
   const int size = waves.progress[image].count, i = static_cast<int>(threadIdx.x);
   const Standing<T> own = i < size ? waves.batch[image * waves.stride + i] : 0;
@@ -37,27 +48,22 @@ __device__ void rank_batch(const Candidates<T>& in, const Waves<T>& waves, int64
 
 // Goes on until an image is done.
 template <class T>
-__global__ void __launch_bounds__(kImageThreads, 1) finish_kernel(const Candidates<T> in, const Waves<T> waves) {
+__global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(const Candidates<T> in, const Waves<T> waves) {
   auto& shared = shared_memory<FinishShared<T>>();
   const int64_t image = blockIdx.x;
+  const int thread = static_cast<int>(threadIdx.x);
   while (!waves.progress[image].done) {
-    Progress progress = waves.progress[image];
-    Span span(progress);
-    if (span.positions == 0) {
-      rank_batch(in, waves, image, shared);
-      progress = waves.progress[image];
-      span = Span(progress);
-    }
-    const int thread = static_cast<int>(threadIdx.x);
-    meet(in, waves, progress, span, image, thread / kSearchLanes, kImageThreads / kSearchLanes);
+    if (Span(waves.progress[image]).positions == 0) rank_batch(in, waves, image, shared);
+    const Span span(waves.progress[image]);
+    meet(in, waves, waves.progress[image], span, image, thread / kSearchLanes, kFinishThreads / kSearchLanes);
     __syncthreads();
-    const int limit = smaller(static_cast<int>(waves.capacity), kImageThreads);
-    list_survivors<kImageThreads>(waves, span, image, limit, shared.list);
+    const int limit = smaller(static_cast<int>(waves.capacity), kFinishThreads);
+    list_survivors<kFinishThreads>(waves, span, image, limit, shared.list);
     __syncthreads();
-    progress = waves.progress[image];
-    compare(in, waves, progress, image, false, 0, 0, (progress.current + kWarp - 1) / kWarp, shared.rivals);
+    const int chunks = (waves.progress[image].current + kWarp - 1) / kWarp;
+    compare(in, waves, waves.progress[image], image, false, 0, 0, chunks, shared.rivals);
     __syncthreads();
-    resolve(waves, image, false, shared.resolve);
+    resolve<kFinishThreads>(waves, image, false, shared.resolve);
     __syncthreads();
   }
 }
@@ -138,19 +144,17 @@ struct Plan {
   }
 };
 
-// Narrow cells for high thresholds, at which boxes must nearly coincide.
-int log2_cells_for(double threshold) { return threshold < 0.6 ? 1 : threshold < 0.8 ? 2 : 3; }
-
 template <class T>
 void launch_waves(
-    const DeviceScope& scope, const Candidates<T>& in, const Waves<T>& waves, const Plan& plan, int64_t blocks_to_count) {
+    const DeviceScope& scope, const Candidates<T>& in, const Waves<T>& waves, const Plan& plan,
+    int64_t blocks_to_count) {
   constexpr int64_t kBlocksAtOnce = 2112;  // more than a GPU runs at a time
   constexpr int64_t kBoxes = kMeetThreads / kSearchLanes;
   const int64_t tiles = plan.capacity / kWarp * (plan.capacity / kRivalThreads);
   for (int64_t wave = 0; wave < plan.waves; ++wave) {
     const bool first = wave == 0;
     if (plan.in_batches) {
-      scope.launch(choose_kernel<T>, plan.num_images, kImageThreads, sizeof(ChooseShared<T>), in, waves);
+      scope.launch(choose_kernel<T>, plan.num_images, kImageThreads, sizeof(ChooseShared<T, kImageThreads>), in, waves);
       scope.launch(
           count_kernel<T>, plan.num_images * blocks_to_count, kCountThreads, sizeof(CountShared<T>), in, waves,
           blocks_to_count);
@@ -165,7 +169,7 @@ void launch_waves(
     scope.launch(resolve_kernel<T>, plan.num_images, kImageThreads, sizeof(ResolveShared), waves, first);
   }
   if (!plan.at_once()) {
-    scope.launch(finish_kernel<T>, plan.num_images, kImageThreads, sizeof(FinishShared<T>), in, waves);
+    scope.launch(finish_kernel<T>, plan.num_images, kFinishThreads, sizeof(FinishShared<T>), in, waves);
   }
 }
 
@@ -182,9 +186,8 @@ void suppress(
   }
   const Plan plan(num_images, in.size, most, in_batches);
   const bool counts_ranks = plan.counts();
-  const bool sorts_in_blocks =
-      kBlockSorts<T> && !counts_ranks &&
-      in.size <= smaller<int64_t>(suppression_sizes.sorted_size, kSortThreads * kSortItems);
+  const bool sorts_in_blocks = kBlockSorts<T> && !counts_ranks &&
+                               in.size <= smaller<int64_t>(suppression_sizes.sorted_size, kSortThreads * kSortItems);
   const bool at_once = plan.at_once();
   const int64_t slots = at_once ? 0 : smaller(most, in.size);
   constexpr int64_t kMostBuckets = int64_t{1} << 20;
@@ -219,7 +222,7 @@ void suppress(
       slots,
       most,
       static_cast<unsigned>(buckets - 1),
-      log2_cells_for(iou_threshold),
+      Grid(iou_threshold),
       static_cast<T>(iou_threshold),
       in.has_classes(),
       reinterpret_cast<Progress*>(zeros + progress_at),
@@ -244,8 +247,7 @@ void suppress(
         blocks_to_count);
   } else if (sorts_in_blocks) {
     if constexpr (kBlockSorts<T>) {
-      scope.launch(
-          sort_kernel<T>, num_images, kSortThreads, sizeof(typename BlockSort<T>::TempStorage), in, waves);
+      scope.launch(sort_kernel<T>, num_images, kSortThreads, sizeof(typename BlockSort<T>::TempStorage), in, waves);
     }
   } else if (!in_batches) {
     sort.run(scope, scratch, in, waves);
@@ -257,12 +259,5 @@ template void suppress(
     const DeviceScope&, const Tensor&, const Candidates<float>&, int64_t, double, int64_t, bool, int64_t*, int64_t*);
 template void suppress(
     const DeviceScope&, const Tensor&, const Candidates<double>&, int64_t, double, int64_t, bool, int64_t*, int64_t*);
-
-#if !defined(__CUDACC__)
-// For the tests.
-extern "C" __attribute__((visibility("default"))) void simt_set_suppression_sizes(const SuppressionSizes* sizes) {
-  suppression_sizes = *sizes;
-}
-#endif
 
 }  // namespace tinyssd

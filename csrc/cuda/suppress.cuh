@@ -6,9 +6,8 @@
 // written in the order of rank and enter the grid. Images are taken side by side.
 #pragma once
 
-#include "../grid.h"
 #include "../rank.h"
-#include "launch.cuh"
+#include "suppress_grid.cuh"
 
 namespace tinyssd {
 
@@ -54,17 +53,17 @@ struct Candidates {
   }
 };
 
-// Sizes at which suppression changes its ways. Variables, so that the tests can make them small.
+// Sizes at which suppression changes its ways. No constants, so that the tests can make them small.
 struct SuppressionSizes {
   int64_t one_image = 4096, few_images = 2048, many_images = 1024;  // the capacity of a wave
-  int64_t waves = 128;                // launched for the whole batch; what is left is finished by a block an image
-  int64_t batches = 2;                // likewise, where the best are chosen a batch at a time
-  int64_t counted_pairs = 1 << 27;    // ranks are counted where comparing all with all takes no more comparisons
-  int64_t counted_size = 8192;        // and no list is longer
-  int64_t sorted_size = 8192;         // lists up to here are sorted by a block each, at most kSortThreads * kSortItems
+  int64_t waves = 128;              // launched for the whole batch; what is left is finished by a block an image
+  int64_t batches = 2;              // likewise, where the best are chosen a batch at a time
+  int64_t counted_pairs = 1 << 27;  // ranks are counted where comparing all with all takes no more comparisons
+  int64_t counted_size = 8192;      // and no list is longer
+  int64_t sorted_size = 8192;       // lists up to here are sorted by a block each, at most kSortThreads * kSortItems
   int64_t listed_share = 8, least_listed = 16384;  // a list holds this part of an image's candidates
 };
-extern SuppressionSizes suppression_sizes;
+extern const SuppressionSizes suppression_sizes;
 
 // A survivor of a wave, or a kept box.
 struct alignas(16) EntryTail {
@@ -80,43 +79,43 @@ struct alignas(16) Entry {
 
 // How far an image is.
 struct Progress {
-  int count;         // candidates that have a rank
-  int next;          // the first rank that no wave has taken
-  int waiting;       // survivors of the last wave, in the order of rank
-  int current;       // so many of them, the first, are compared with each other
-  int span;          // the next wave takes ranks until it has so many
-  int list;          // which of the two lists of survivors is in use
+  int count;    // candidates that have a rank
+  int next;     // the first rank that no wave has taken
+  int waiting;  // survivors of the last wave, in the order of rank
+  int current;  // so many of them, the first, are compared with each other
+  int span;     // the next wave takes ranks until it has so many
+  int list;     // which of the two lists of survivors is in use
   int kept, irregular;
   int done;
-  int ticket;        // blocks of the launch that have finished
-  unsigned long long levels;  // of the kept regular boxes, as bits
+  int ticket;                             // blocks of the launch that have finished
+  unsigned long long levels_x, levels_y;  // of the kept regular boxes, as bits
 };
 
 // The arrays of a call. Ranks and lists are an image's own.
 template <class T>
 struct Waves {
-  int64_t stride;         // N, or the size of a batch; of the arrays by rank
-  int64_t alive_stride;   // the same, rounded up to 16
-  int64_t capacity;       // of a wave, a multiple of 128
-  int64_t slots;          // an image can keep so many: the smaller of N and `most`
-  int64_t most;           // of which so many are wanted
+  int64_t stride;        // N, or the size of a batch; of the arrays by rank
+  int64_t alive_stride;  // the same, rounded up to 16
+  int64_t capacity;      // of a wave, a multiple of 128
+  int64_t slots;         // an image can keep so many: the smaller of N and `most`
+  int64_t most;          // of which so many are wanted
   unsigned bucket_mask;
-  int log2_cells;
+  Grid grid;
   T threshold;
   bool by_class;
-  Progress* progress;     // [B]
-  uint32_t* order;        // [B, stride], by rank: the candidate
-  uint8_t* alive;         // [B, alive_stride], by position in the wave: 1 if no kept box suppresses it
-  uint32_t* lists[2];     // [B, stride]: ranks of survivors
-  Entry<T>* current;      // [B, capacity]: those that are compared
-  uint32_t* rivals;       // [B, capacity / 32, capacity]: bit k of (c, i): 32 * c + k ranks above i and overlaps it
-  Entry<T>* kept;         // [B, slots], by rank; nullptr where one wave takes all
-  uint32_t* heads;        // [B, bucket_mask + 1]: the first kept box of a bucket, number + 1, or 0
-  uint32_t* irregular;    // [B, slots]: the numbers of kept irregular boxes
-  Standing<T>* batch;     // [B, stride], unsorted; nullptr where all are sorted at once
-  Standing<T>* floors;    // [B]: what stands before it has been in a batch
-  int64_t* keep;          // [B, most]
-  int64_t* counts;        // [B]
+  Progress* progress;   // [B]
+  uint32_t* order;      // [B, stride], by rank: the candidate
+  uint8_t* alive;       // [B, alive_stride], by position in the wave: 1 if no kept box suppresses it
+  uint32_t* lists[2];   // [B, stride]: ranks of survivors
+  Entry<T>* current;    // [B, capacity]: those that are compared
+  uint32_t* rivals;     // [B, capacity / 32, capacity]: bit k of (c, i): 32 * c + k ranks above i and overlaps it
+  Entry<T>* kept;       // [B, slots], by rank; nullptr where one wave takes all
+  uint32_t* heads;      // [B, bucket_mask + 1]: the first kept box of a bucket, number + 1, or 0
+  uint32_t* irregular;  // [B, slots]: the numbers of kept irregular boxes
+  Standing<T>* batch;   // [B, stride], unsorted; nullptr where all are sorted at once
+  Standing<T>* floors;  // [B]: what stands before it has been in a batch
+  int64_t* keep;        // [B, most]
+  int64_t* counts;      // [B]
 };
 
 // Keeps the best of each image: of each row of keep the first `counts` are the kept candidates by falling score; the

@@ -26,9 +26,13 @@ __device__ __forceinline__ bool is_valid(Standing<T> one) {
 
 template <class T>
 __device__ __forceinline__ int count_before(const Standing<T>* others, int from, int to, Standing<T> one) {
+  constexpr int kAtOnce = 16;
   int before = 0;
-#pragma unroll 8
-  for (int k = from; k < to; ++k) before += others[k] < one;
+  for (; from + kAtOnce <= to; from += kAtOnce) {
+    TINYSSD_UNROLL
+    for (int k = 0; k < kAtOnce; ++k) before += others[from + k] < one;
+  }
+  for (; from < to; ++from) before += others[from] < one;
   return before;
 }
 
@@ -129,10 +133,10 @@ __global__ void __launch_bounds__(kListThreads) list_kernel(
 
 constexpr int kLog2Bins = 11, kBins = 1 << kLog2Bins;
 
-template <class T>
+template <class T, int kThreads>
 struct ChooseShared {
   static constexpr int kWords = kIndexBits / 32 + sizeof(RankKey<T>) / 4;
-  using Scan = cub::BlockScan<int, kImageThreads, cub::BLOCK_SCAN_WARP_SCANS>;
+  using Scan = cub::BlockScan<int, kThreads, cub::BLOCK_SCAN_WARP_SCANS>;
   typename Scan::TempStorage scan;
   int bins[kBins];
   unsigned ones[kWords], zeros[kWords];  // bits that are 1 (0) in one of the candidates
@@ -140,16 +144,24 @@ struct ChooseShared {
 };
 
 // f(standing) for each candidate of the image, from the list if all of them fit there. For a block.
-template <class T, class F>
+template <int kThreads, class T, class F>
 __device__ __forceinline__ void each_candidate(const Candidates<T>& in, int64_t image, const F& f) {
   if (in.list != nullptr && in.list_sizes[image] <= in.list_capacity) {
     const Standing<T>* list = in.list + image * in.list_capacity;
     const int size = static_cast<int>(in.list_sizes[image]);
-#pragma unroll 4
-    for (int i = static_cast<int>(threadIdx.x); i < size; i += kImageThreads) f(list[i]);
+    constexpr int kAtOnce = 4;
+    for (int base = static_cast<int>(threadIdx.x); base < size; base += kAtOnce * kThreads) {
+      Standing<T> ones[kAtOnce];
+      TINYSSD_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) ones[k] = list[smaller(base + k * kThreads, size - 1)];
+      TINYSSD_UNROLL
+      for (int k = 0; k < kAtOnce; ++k) {
+        if (base + k * kThreads < size) f(ones[k]);
+      }
+    }
     return;
   }
-  for (int64_t i = threadIdx.x; i < in.size; i += kImageThreads) {
+  for (int64_t i = threadIdx.x; i < in.size; i += kThreads) {
     const RankKey<T> key = in.key(image, i);
     if (key != kNoCandidate<T>) f(standing<T>(key, i));
   }
@@ -157,24 +169,24 @@ __device__ __forceinline__ void each_candidate(const Candidates<T>& in, int64_t 
 
 // What the next batch ends before: the best that were in none yet, a batch of them at the most, half of one at the least
 // where there are enough. Digit by digit, each time in the bin that holds the batch's end. For a block.
-template <class T>
+template <int kThreads, class T>
 __device__ Standing<T> end_of_batch(
-    const Candidates<T>& in, int64_t image, Standing<T> floor, int size, ChooseShared<T>& shared) {
+    const Candidates<T>& in, int64_t image, Standing<T> floor, int size, ChooseShared<T, kThreads>& shared) {
   using S = Standing<T>;
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < ChooseShared<T>::kWords) shared.ones[thread] = shared.zeros[thread] = 0;
+  if (thread < ChooseShared<T, kThreads>::kWords) shared.ones[thread] = shared.zeros[thread] = 0;
   if (thread == 0) shared.count = shared.below = 0;
   __syncthreads();
   unsigned count = 0;
   S ones = 0, zeros = 0;
-  each_candidate(in, image, [&](S one) {
+  each_candidate<kThreads>(in, image, [&](S one) {
     if (one < floor) return;
     ++count;
     ones |= one;
     zeros |= ~one;
   });
   if (count != 0) atomicAdd(&shared.count, static_cast<int>(count));
-  for (int word = 0; word < ChooseShared<T>::kWords; ++word) {
+  for (int word = 0; word < ChooseShared<T, kThreads>::kWords; ++word) {
     const unsigned one = __reduce_or_sync(kAllLanes, static_cast<unsigned>(ones >> (32 * word)));
     const unsigned zero = __reduce_or_sync(kAllLanes, static_cast<unsigned>(zeros >> (32 * word)));
     if (thread % kWarp == 0) {
@@ -186,7 +198,7 @@ __device__ Standing<T> end_of_batch(
   if (shared.count <= size) return ~S(0);
   int open = 1;  // so many of the lowest bits are not the same in all that are left
   S end = 0;
-  for (int word = 0; word < ChooseShared<T>::kWords; ++word) {
+  for (int word = 0; word < ChooseShared<T, kThreads>::kWords; ++word) {
     const unsigned differ = shared.ones[word] & shared.zeros[word];
     if (differ != 0) open = 32 * word + 32 - __clz(static_cast<int>(differ));
     end |= static_cast<S>(shared.ones[word]) << (32 * word);
@@ -195,18 +207,18 @@ __device__ Standing<T> end_of_batch(
   end = above(end, open) << (open - 1) << 1;
   for (;;) {
     const int shift = larger(open - kLog2Bins, 0), mask = (1 << (open - shift)) - 1;
-    for (int bin = thread; bin < kBins; bin += kImageThreads) shared.bins[bin] = 0;
+    for (int bin = thread; bin < kBins; bin += kThreads) shared.bins[bin] = 0;
     __syncthreads();
-    each_candidate(in, image, [&](S one) {
+    each_candidate<kThreads>(in, image, [&](S one) {
       if (one >= floor && above(one, open) == above(end, open)) {
         atomicAdd(&shared.bins[static_cast<int>(one >> shift) & mask], 1);
       }
     });
     __syncthreads();
-    constexpr int kEach = kBins / kImageThreads;
+    constexpr int kEach = kBins / kThreads;
     int sizes[kEach], before, all, sum = 0;
     for (int k = 0; k < kEach; ++k) sum += sizes[k] = shared.bins[thread * kEach + k];
-    typename ChooseShared<T>::Scan(shared.scan).ExclusiveSum(sum, before, all);
+    typename ChooseShared<T, kThreads>::Scan(shared.scan).ExclusiveSum(sum, before, all);
     before += shared.below;
     __syncthreads();
     for (int k = 0; k < kEach; before += sizes[k], ++k) {
@@ -221,16 +233,17 @@ __device__ Standing<T> end_of_batch(
   }
 }
 
-// The next batch of an image, unsorted. For a block.
-template <class T>
-__device__ void choose(const Candidates<T>& in, const Waves<T>& waves, int64_t image, ChooseShared<T>& shared) {
+// The next batch of an image, of `most` at the most, unsorted. For a block.
+template <int kThreads, class T>
+__device__ void choose(
+    const Candidates<T>& in, const Waves<T>& waves, int64_t image, int most, ChooseShared<T, kThreads>& shared) {
   using S = Standing<T>;
   const S floor = waves.floors[image];
-  const S end = end_of_batch(in, image, floor, static_cast<int>(waves.stride), shared);
+  const S end = end_of_batch<kThreads>(in, image, floor, smaller(most, static_cast<int>(waves.stride)), shared);
   __syncthreads();
   if (threadIdx.x == 0) shared.count = 0;
   __syncthreads();
-  each_candidate(in, image, [&](S one) {
+  each_candidate<kThreads>(in, image, [&](S one) {
     if (one >= floor && one < end) waves.batch[image * waves.stride + atomicAdd(&shared.count, 1)] = one;
   });
   __syncthreads();
@@ -246,8 +259,8 @@ __device__ void choose(const Candidates<T>& in, const Waves<T>& waves, int64_t i
 
 template <class T>
 __global__ void __launch_bounds__(kImageThreads, 1) choose_kernel(const Candidates<T> in, const Waves<T> waves) {
-  auto& shared = shared_memory<ChooseShared<T>>();
-  if (!waves.progress[blockIdx.x].done) choose(in, waves, blockIdx.x, shared);
+  auto& shared = shared_memory<ChooseShared<T, kImageThreads>>();
+  if (!waves.progress[blockIdx.x].done) choose<kImageThreads>(in, waves, blockIdx.x, kImageThreads, shared);
 }
 
 }  // namespace tinyssd

@@ -1,7 +1,7 @@
-// Whether a kept box suppresses a candidate, and where kept boxes lie: a hashed grid as in grid.h whose buckets are
-// linked lists. Eight lanes share a candidate's search, a cell each at a time. A box that would look into too many
-// cells, an irregular box, and any box at a threshold near 0 meets all kept boxes instead, eight at a time. The lanes of
-// a warp stay together: `open` says whether a lane still has something to find.
+// Whether a kept box suppresses a candidate, and where kept boxes lie: in hashed cells (suppress_grid.cuh) that are linked
+// lists. Eight lanes share a candidate's search, a column of cells each, row by row. A box that would look into too many
+// cells, an irregular box, and any box at a threshold near 0 meets all kept boxes instead. The lanes of a warp stay
+// together: `open` says whether a lane still has something to find.
 #pragma once
 
 #include "suppress.cuh"
@@ -46,6 +46,7 @@ class Search {
       : waves_(waves),
         kept_(waves.kept + image * waves.slots),
         heads_(waves.heads + image * (waves.bucket_mask + int64_t{1})),
+        spot_(box, waves.grid),
         box_(box),
         area_(area(box)),
         least_(static_cast<T>(waves.threshold * (1 - kIouMargin))),
@@ -53,17 +54,15 @@ class Search {
         num_kept_(progress.kept),
         lane_(threadIdx.x % kSearchLanes),
         group_(((1u << kSearchLanes) - 1) << (threadIdx.x % kWarp / kSearchLanes * kSearchLanes)) {
-    const Extent extent = extent_of(box);
-    const Kind kind = kind_of(box, extent);
-    open_ = active && kind != Kind::kInert && num_kept_ > 0;
-    all_ = !(waves.threshold > T(kLeastThreshold)) || kind != Kind::kRegular;
+    open_ = active && spot_.kind != Kind::kInert && num_kept_ > 0;
+    all_ = !waves.grid.searchable || spot_.kind != Kind::kRegular;
   }
 
   // Every lane of the warp calls it.
-  __device__ bool suppressed(const uint32_t* irregular, int num_irregular, unsigned long long levels) {
+  __device__ bool suppressed(const uint32_t* irregular, const Progress& progress) {
     const bool searches = open_;
-    each_of(all_ ? 0 : num_irregular, [&](int k) { return overlaps(irregular[k], nullptr); });
-    if (__any_sync(kAllLanes, open_ && !all_)) search_levels(levels);
+    each_of(all_ ? 0 : progress.irregular, [&](int k) { return overlaps(irregular[k], nullptr); });
+    if (__any_sync(kAllLanes, open_ && !all_)) search_cells(progress.levels_x, progress.levels_y);
     each_of(all_ ? num_kept_ : 0, [&](int k) { return overlaps(k, nullptr); });
     return searches && !open_;
   }
@@ -91,45 +90,65 @@ class Search {
     return over && (!waves_.by_class || tail.class_id == class_id_);
   }
 
-  __device__ void search_levels(unsigned long long levels) {
-    const Extent extent = extent_of(box_);
-    const Least least = least_of(waves_.threshold);
-    const Levels range = levels_of(extent.longest(), least);
-    const uint64_t seed = waves_.by_class ? class_seed(class_id_) : 0;
-    unsigned long long bits = 0;
-    if (open_ && !all_) bits = levels & ~0ull << range.lowest & ~0ull >> (kLevels - 1 - range.highest);
-    int cells_left = kFewCells + num_kept_ / 8;  // beyond that, meeting all is faster
-    while (__any_sync(kAllLanes, open_ && bits != 0)) {
-      int64_t left = 0, top = 0;
-      int level = 0, width = 1, cells = 0;
-      if (open_ && bits != 0) {
-        level = __ffsll(static_cast<long long>(bits)) - 1 - kLevelOffset;
-        bits &= bits - 1;
-        const double scale = cells_per_unit(level, waves_.log2_cells);
-        const double reach_x = reach(extent.w, level, least), reach_y = reach(extent.h, level, least);
-        left = cell_of(extent.cx - reach_x, scale);
-        top = cell_of(extent.cy - reach_y, scale);
-        const int64_t columns = cell_of(extent.cx + reach_x, scale) - left + 1;
-        const int64_t rows = cell_of(extent.cy + reach_y, scale) - top + 1;
-        all_ = columns > cells_left || rows > cells_left || columns * rows > cells_left;
-        width = all_ ? 1 : static_cast<int>(columns);
-        cells = all_ ? 0 : static_cast<int>(columns * rows);
-        cells_left -= cells;
-        if (all_) bits = 0;
+  // Sets own to the column-th column of cells, counted through the levels; returns how many there are.
+  __device__ int64_t find_column(unsigned long long bits, int64_t column, Axis& own) const {
+    Axis axis = {spot_.extent.cx, spot_.extent.w};
+    int64_t columns = 0;
+    for (; bits != 0; bits &= bits - 1) {
+      const int64_t cells = axis.enter(waves_.grid, __ffsll(static_cast<long long>(bits)) - 1);
+      if (column >= columns && column < columns + cells) {
+        own = axis;
+        own.first += column - columns;
       }
-      each_of(cells, [&](int k) {
-        const int row = k / width;
-        const uint32_t hash = hash_row(top + row, level, seed) + static_cast<uint32_t>(left + (k - row * width));
+      columns += cells;
+    }
+    return columns;
+  }
+
+  __device__ void search_cells(unsigned long long levels_x, unsigned long long levels_y) {
+    const Grid& grid = waves_.grid;
+    const uint64_t seed = waves_.by_class ? class_seed(class_id_) : 0;
+    Axis own = {spot_.extent.cx, spot_.extent.w}, rows = {spot_.extent.cy, spot_.extent.h};
+    const bool searches = open_ && !all_;
+    const unsigned long long bits_x = searches ? own.levels(grid, levels_x) : 0;
+    const unsigned long long bits_y = searches ? rows.levels(grid, levels_y) : 0;
+    const int64_t most_cells = kFewCells + num_kept_ / 8;  // beyond that, meeting all is faster
+    int64_t columns = find_column(bits_x, lane_, own), met = 0;
+    all_ = all_ || columns > most_cells;
+    for (int64_t base = 0; __any_sync(kAllLanes, open_ && !all_ && base < columns); base += kSearchLanes) {
+      if (base > 0 && open_ && !all_) find_column(bits_x, base + lane_, own);
+      const bool exists = base + lane_ < columns;
+      unsigned long long bits = bits_y;
+      int64_t left = 0;  // rows of this level
+      while (__any_sync(kAllLanes, open_ && !all_ && (left > 0 || bits != 0))) {
+        if (open_ && !all_ && left == 0 && bits != 0) {
+          // First the level of its own, where what suppresses it is likeliest.
+          const int like = spot_.level_y + kSideOffset;
+          const int bit = (bits >> like & 1) != 0 ? like : __ffsll(static_cast<long long>(bits)) - 1;
+          bits &= ~(1ull << bit);
+          left = rows.enter(grid, bit);
+          met += left * kSearchLanes;
+          all_ = met > most_cells + kSearchLanes * kFewCells;
+        }
         bool hit = false;
-        for (uint32_t at = heads_[hash & waves_.bucket_mask]; at != 0 && !hit;) hit = overlaps(at - 1, &at);
-        return hit;
-      });
+        if (open_ && !all_ && left > 0) {
+          if (exists) {
+            const uint32_t hash = Grid::hash(own.level, own.first, rows.level, rows.first, seed);
+            for (uint32_t at = heads_[hash & waves_.bucket_mask]; at != 0 && !hit;) hit = overlaps(at - 1, &at);
+          }
+          ++rows.first;
+          --left;
+        }
+        const unsigned hits = __ballot_sync(kAllLanes, hit) & group_;
+        open_ = open_ && hits == 0;
+      }
     }
   }
 
   const Waves<T>& waves_;
   const Entry<T>* kept_;
   const uint32_t* heads_;
+  const Spot spot_;
   const Box<T> box_;
   const T area_, least_;
   const int64_t class_id_;
@@ -138,27 +157,26 @@ class Search {
   bool open_, all_;
 };
 
-// Enters kept box `number` of the image, so that later launches find it. Returns its level as a bit; 0 if it has none.
+// Enters kept box `number` of the image, so that later launches find it. Adds its levels to those of a thread.
 template <class T>
-__device__ unsigned long long enter(const Waves<T>& waves, int64_t image, uint32_t number, Entry<T> entry) {
-  const Extent extent = extent_of(entry.box);
-  const Kind kind = kind_of(entry.box, extent);
-  unsigned long long level_bit = 0;
+__device__ void enter(
+    const Waves<T>& waves, int64_t image, uint32_t number, Entry<T> entry, unsigned long long* levels_x,
+    unsigned long long* levels_y) {
+  const Spot spot(entry.box, waves.grid);
   entry.tail.next = 0;
-  if (kind == Kind::kRegular) {
-    const int level = level_of(extent.longest());
-    const double scale = cells_per_unit(level, waves.log2_cells);
+  if (spot.kind == Kind::kRegular) {
     const uint64_t seed = waves.by_class ? class_seed(entry.tail.class_id) : 0;
-    const uint32_t hash =
-        hash_row(cell_of(extent.cy, scale), level, seed) + static_cast<uint32_t>(cell_of(extent.cx, scale));
+    const uint32_t hash = Grid::hash(
+        spot.level_x, waves.grid.cell(spot.extent.cx, spot.level_x), spot.level_y,
+        waves.grid.cell(spot.extent.cy, spot.level_y), seed);
     uint32_t* head = waves.heads + image * (waves.bucket_mask + int64_t{1}) + (hash & waves.bucket_mask);
     entry.tail.next = atomicExch(head, number + 1);
-    level_bit = 1ull << (level + kLevelOffset);
-  } else if (kind == Kind::kIrregular) {
+    *levels_x |= 1ull << (spot.level_x + kSideOffset);
+    *levels_y |= 1ull << (spot.level_y + kSideOffset);
+  } else if (spot.kind == Kind::kIrregular) {
     waves.irregular[image * waves.slots + atomicAdd(&waves.progress[image].irregular, 1)] = number;
   }
   store_entry(waves.kept + image * waves.slots + number, entry);
-  return level_bit;
 }
 
 }  // namespace tinyssd

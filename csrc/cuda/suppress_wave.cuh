@@ -23,8 +23,8 @@ struct Span {
 };
 
 template <class T>
-__device__ __forceinline__ uint32_t rank_at(const Waves<T>& waves, const Progress& progress, const Span& span,
-                                            int64_t image, int position) {
+__device__ __forceinline__ uint32_t
+rank_at(const Waves<T>& waves, const Progress& progress, const Span& span, int64_t image, int position) {
   if (position >= span.carried) return static_cast<uint32_t>(progress.next + position - span.carried);
   return waves.lists[progress.list][image * waves.stride + progress.current + position];
 }
@@ -45,7 +45,7 @@ __device__ void meet(
       if (waves.by_class) class_id = in.class_id(image, candidate);
     }
     Search<T> search(waves, progress, image, box, class_id, active);
-    const bool gone = search.suppressed(irregular, progress.irregular, progress.levels);
+    const bool gone = search.suppressed(irregular, progress);
     if (active && threadIdx.x % kSearchLanes == 0) waves.alive[image * waves.alive_stride + position] = !gone;
   }
 }
@@ -71,8 +71,9 @@ __device__ void list_survivors(
     Pack<uint8_t, kFlags> flags = {};
     if (position < span.positions) flags = *reinterpret_cast<const Pack<uint8_t, kFlags>*>(alive + position);
     unsigned bits = 0;
-#pragma unroll
-    for (int i = 0; i < kFlags; ++i) bits |= static_cast<unsigned>(flags.values[i] & (position + i < span.positions)) << i;
+    TINYSSD_UNROLL
+    for (int i = 0; i < kFlags; ++i)
+      bits |= static_cast<unsigned>(flags.values[i] & (position + i < span.positions)) << i;
     int offset, all;
     __syncthreads();
     typename ListShared<kThreads>::Scan(shared.scan).ExclusiveSum(__popc(bits), offset, all);
@@ -162,7 +163,7 @@ __device__ void compare(
     const int above = i - chunk * kWarp;  // so many of the chunk rank above it
     if (i >= size || above < 0) continue;
     uint32_t bits = 0;
-#pragma unroll 8
+    TINYSSD_UNROLL
     for (int bit = 0; bit < kWarp; ++bit) {
       const bool over =
           overlaps_more(shared.boxes[bit], shared.areas[bit], own.box, own_area, least, waves.threshold) &&
@@ -193,7 +194,7 @@ __global__ void __launch_bounds__(kRivalThreads)
 constexpr int kMostCapacity = 4096;
 
 struct ResolveShared {
-  unsigned long long levels;
+  unsigned long long levels_x, levels_y;
   uint32_t kept[kMostCapacity / kWarp];   // survivors, as bits
   int before[kMostCapacity / kWarp + 1];  // how many are kept before those of a word
 };
@@ -203,32 +204,36 @@ struct ResolveShared {
 __device__ __forceinline__ uint32_t resolve_warp(uint32_t open, uint32_t rivals) {
   const uint32_t own = 1u << (threadIdx.x % kWarp);
   uint32_t kept = 0;
-  while (open != 0) {
-    const uint32_t safe = __ballot_sync(kAllLanes, (open & own) != 0 && (rivals & open) == 0);
+  for (;;) {
+    const uint32_t waiting = __ballot_sync(kAllLanes, (open & own) != 0 && (rivals & open) != 0);
+    const uint32_t safe = open & ~waiting;
     kept |= safe;
-    open &= ~safe;
-    open &= ~__ballot_sync(kAllLanes, (open & own) != 0 && (rivals & safe) != 0);
+    if (waiting == 0) return kept;
+    open = __ballot_sync(kAllLanes, (waiting & own) != 0 && (rivals & safe) == 0);
   }
-  return kept;
 }
 
 // Sets shared.kept and shared.before, chunk by chunk until `most` are kept. Returns how many words that are.
-template <class T>
+template <int kThreads, class T>
 __device__ int resolve_words(const Waves<T>& waves, int64_t image, int size, ResolveShared& shared) {
+  constexpr int kChunks = kThreads / kWarp;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp;
-  const uint32_t* rivals = waves.rivals + image * (waves.capacity / kWarp) * waves.capacity;
-  for (int base = 0; base < size; base += kImageThreads) {
-    const int i = base + thread, chunks = base / kWarp;
-    bool gone = i >= size;
-    uint32_t words[kWarp];  // one for each chunk of these threads
-#pragma unroll
-    for (int c = 0; c < kWarp; ++c) words[c] = !gone && c <= warp ? rivals[(chunks + c) * waves.capacity + i] : 0;
-    if (i < size) {
-#pragma unroll 8
-      for (int c = 0; c < chunks; ++c) gone |= (rivals[c * waves.capacity + i] & shared.kept[c]) != 0;
+  for (int base = 0; base < size; base += kThreads) {
+    // Loads without conditions, all under way together: threads beyond the end load what the last one does.
+    const int i = smaller(base + thread, size - 1), chunks = base / kWarp, own = i / kWarp - chunks;
+    const uint32_t* rivals = waves.rivals + image * (waves.capacity / kWarp) * waves.capacity + i;
+    uint32_t words[kChunks];  // one for each chunk of these threads
+    TINYSSD_UNROLL
+    for (int c = 0; c < kChunks; ++c) words[c] = rivals[(chunks + smaller(c, own)) * waves.capacity];
+    bool gone = base + thread >= size;
+    for (int before = 0; before < chunks; before += kChunks) {
+      uint32_t hits = 0;
+      TINYSSD_UNROLL
+      for (int c = 0; c < kChunks; ++c) hits |= rivals[(before + c) * waves.capacity] & shared.kept[before + c];
+      gone = gone || hits != 0;
     }
-#pragma unroll
-    for (int c = 0; c < kWarp; ++c) {
+    TINYSSD_UNROLL
+    for (int c = 0; c < kChunks; ++c) {
       const int word = chunks + c;
       if (word * kWarp >= size) break;
       if (warp == c) {
@@ -240,35 +245,38 @@ __device__ int resolve_words(const Waves<T>& waves, int64_t image, int size, Res
       }
       __syncthreads();
       if (shared.before[word + 1] >= waves.most) return word + 1;
-      gone |= (words[c] & shared.kept[word]) != 0;
+      gone = gone || (words[c] & shared.kept[word]) != 0;  // once decided, a lane has no use for it
     }
   }
   return static_cast<int>(ceil_div(size, kWarp));
 }
 
-// Decides a wave and writes what it keeps. For a block of kImageThreads.
-template <class T>
+// Decides a wave and writes what it keeps. For a block.
+template <int kThreads, class T>
 __device__ void resolve(const Waves<T>& waves, int64_t image, bool first_wave, ResolveShared& shared) {
   Progress& progress = waves.progress[image];
   const int size = num_current(waves, progress, first_wave);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   if (threadIdx.x == 0) {
-    shared.levels = 0;
+    shared.levels_x = shared.levels_y = 0;
     shared.before[0] = first_wave ? 0 : progress.kept;
   }
   __syncthreads();
-  const int num_words = resolve_words(waves, image, size, shared);
-  unsigned long long levels = 0;
-  for (int i = static_cast<int>(threadIdx.x); i / kWarp < num_words; i += kImageThreads) {
+  const int num_words = resolve_words<kThreads>(waves, image, size, shared);
+  unsigned long long levels_x = 0, levels_y = 0;
+  for (int i = static_cast<int>(threadIdx.x); i / kWarp < num_words; i += kThreads) {
     const uint32_t word = shared.kept[i / kWarp];
     if ((word >> lane & 1) == 0) continue;
     const int number = shared.before[i / kWarp] + __popc(word & ((1u << lane) - 1));
     if (number >= waves.most) continue;
     const Entry<T> entry = load_entry(waves.current + image * waves.capacity + i);
     waves.keep[image * waves.most + number] = entry.tail.candidate;
-    if (waves.kept != nullptr) levels |= enter(waves, image, static_cast<uint32_t>(number), entry);
+    if (waves.kept != nullptr) enter(waves, image, static_cast<uint32_t>(number), entry, &levels_x, &levels_y);
   }
-  if (levels != 0) atomicOr(&shared.levels, levels);
+  if (levels_x != 0) {
+    atomicOr(&shared.levels_x, levels_x);
+    atomicOr(&shared.levels_y, levels_y);
+  }
   __syncthreads();
   if (threadIdx.x != 0) return;
   const int kept = static_cast<int>(smaller<int64_t>(shared.before[num_words], waves.most));
@@ -278,7 +286,10 @@ __device__ void resolve(const Waves<T>& waves, int64_t image, bool first_wave, R
     progress.next = progress.waiting = progress.current = size;
     progress.span = 2 * static_cast<int>(waves.capacity);
   }
-  if (waves.kept != nullptr) progress.levels |= shared.levels;
+  if (waves.kept != nullptr) {
+    progress.levels_x |= shared.levels_x;
+    progress.levels_y |= shared.levels_y;
+  }
   const bool left = progress.waiting > progress.current || progress.next < progress.count;
   progress.done = kept >= waves.most || (!left && waves.batch == nullptr);
 }
@@ -287,7 +298,7 @@ template <class T>
 __global__ void __launch_bounds__(kImageThreads, 1) resolve_kernel(const Waves<T> waves, bool first_wave) {
   auto& shared = shared_memory<ResolveShared>();
   if (!first_wave && waves.progress[blockIdx.x].done) return;
-  resolve(waves, blockIdx.x, first_wave, shared);
+  resolve<kImageThreads>(waves, blockIdx.x, first_wave, shared);
 }
 
 }  // namespace tinyssd

@@ -25,10 +25,7 @@ constexpr int kSharedMemoryByDefault = 48 << 10, kH100SharedMemory = 232448;
 
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, int> allowed;  // shared memory, by kernel
-int limit = [] {
-  const char* text = std::getenv("TINYSSD_OPS_SIMT_SHARED_MEMORY");
-  return text != nullptr ? std::atoi(text) : kH100SharedMemory;
-}();
+int limit = kH100SharedMemory;
 
 // The first of addr2line's lines that is wanted.
 std::string described(const void* address, const char* options, bool (*wanted)(const std::string&)) {

@@ -77,8 +77,9 @@ def turned_pictures(snapshot: Snapshot) -> Iterator[Problem]:
     turned = [picture for _, picture in snapshot.pictures() if picture.turned != 1 and picture.objects]
     unclear = [picture for picture in turned if not _before_turn(picture)]
     if unclear:
+        have = "1 picture has" if len(unclear) == 1 else f"{len(unclear)} pictures have"
         message = (
-            f"{len(unclear)} pictures have an EXIF turn, as this one; their boxes are taken to be those of the upright "
+            f"{have} an EXIF turn, as this one; their boxes are taken to be those of the upright "
             "picture, unless others say the opposite: see whether the examples agree"
         )
         yield Problem("EXIF turn", "note", message, unclear[0].path)

@@ -93,7 +93,7 @@ def _categories(document: dict[str, Any], known: dict[str, str], path: Path, pro
             problems.add("bad category", "error", f"a category without id or name: id {_short(item.get('id'))}", path)
             continue
         if key in names:
-            problems.add("bad category", "warning", f"the category id {key} stands in it twice", path)
+            problems.add("bad category", "warning", f"the category id {printable(key)[:60]} stands in it twice", path)
         names[key] = printable(str(name))
         parent = item.get("supercategory")
         known.setdefault(names[key], printable(parent) if isinstance(parent, str) else "")
@@ -112,7 +112,7 @@ def _images(
             problems.add("bad line", "error", f"an image without id or file_name: id {_short(item.get('id'))}", path)
             continue
         if key in entries:
-            problems.add("bad line", "error", f"the image id {key} stands in it twice", path)
+            problems.add("bad line", "error", f"the image id {printable(key)[:60]} stands in it twice", path)
             continue
         picture = tree.look_up(file_name, posixpath.dirname(name), split, problems, path, None)
         entries[key] = None if picture is None else draft.entry(picture, split, path)

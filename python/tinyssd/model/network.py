@@ -7,7 +7,7 @@ of each cell, one score per class and four offsets from the anchor to the object
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +101,13 @@ class TinySSD(nn.Module):
             self.offset_heads.append(nn.Conv2d(channels, per_cell * 4, kernel_size=3, padding=1))
         # Made from the configuration, so a checkpoint need not hold it.
         self.register_buffer("anchors", make_anchors(config), persistent=False)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TinySSD:
+        """As every module moves, but that the anchors are made anew: ``to_empty`` leaves memory unwritten."""
+        super()._apply(fn, recurse)
+        if not self.anchors.is_meta:
+            self.anchors.copy_(make_anchors(self.config))
+        return self
 
     @classmethod
     def from_config(cls, config: TinySSDConfig) -> TinySSD:

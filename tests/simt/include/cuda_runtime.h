@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -132,11 +133,6 @@ T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()
 inline unsigned __reduce_or_sync(unsigned mask, unsigned value, simt::Place at = simt::Place::here()) {
   return simt::reduce("__reduce_or_sync", at, mask, value, [](unsigned a, unsigned b) { return a | b; });
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Place at = simt::Place::here()) {
-  const unsigned own = predicate != 0 ? 1u << (simt::thread_rank() & (simt::kWarp - 1)) : 0u;
-  return simt::reduce("__ballot_sync", at, mask, own, [](unsigned a, unsigned b) { return a | b; });
-}
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 // -- Atomics: others may run before one, none during it. The operand converts to the type that the address has, as
 // CUDA's overloads do.
@@ -227,6 +223,16 @@ cudaError_t check_launch(const cudaLaunchConfig_t& config, const void* kernel);
 template <class T>
 cudaError_t cudaFuncSetAttribute(T* kernel, cudaFuncAttribute, int value) {
   return simt::allow_shared_memory(reinterpret_cast<const void*>(kernel), value);
+}
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+constexpr unsigned cudaHostAllocPortable = 1;
+inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = malloc(bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaFreeHost(void* memory) {
+  free(memory);
+  return cudaSuccess;
 }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {

@@ -1,0 +1,157 @@
+"""torchvision's detectors, unmodified, on the kernels of this package."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import cases
+import pytest
+import torch
+
+import tinyssd_ops
+from tinyssd_ops import torchvision as ours
+
+MODELS = {
+    "ssd300_vgg16": {},
+    "ssdlite320_mobilenet_v3_large": {},
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {"box_score_thresh": 0.01},
+    "retinanet_resnet50_fpn": {"min_size": 64, "max_size": 96, "score_thresh": 0.005, "topk_candidates": 200},
+}
+
+
+@pytest.fixture(scope="module")
+def theirs():
+    return cases.torchvision()
+
+
+_BUILT = {}
+
+
+def build(theirs, name):
+    """A model with random weights; one of its kind is enough."""
+    if name not in _BUILT:
+        torch.manual_seed(3)
+        make = getattr(theirs.models.detection, name)
+        model = make(weights=None, weights_backbone=None, num_classes=4, **MODELS[name])
+        # In float64, so that no two scores are equal by rounding; the gradient of the heads is enough.
+        _BUILT[name] = model.double() if name.startswith("fasterrcnn") else model
+        for parameter in model.backbone.parameters():
+            parameter.requires_grad_(False)
+    return _BUILT[name]
+
+
+def pictures(dtype=torch.float32):
+    g = cases.generator(5)
+    image = torch.rand(3, 90, 120, generator=g, dtype=dtype)
+    boxes = cases.random_boxes(3, 7, side=0.5) * 80 + torch.tensor([0, 0, 5, 5])
+    return [image], [{"boxes": boxes.to(dtype), "labels": torch.tensor([1, 2, 3])}]
+
+
+def detections(model):
+    """Of each picture, with equal scores in the order of their boxes."""
+    images, _ = pictures(next(model.parameters()).dtype)
+    with torch.no_grad():
+        found = model.eval()(images)
+    sortable = [torch.stack((-one["scores"], *one["boxes"].T, one["labels"]), dim=1) for one in found]
+    return [sorted(rows.tolist()) for rows in sortable]
+
+
+def training_step(model):
+    images, targets = pictures(next(model.parameters()).dtype)
+    torch.manual_seed(0)
+    losses = model.train()(images * 2, targets * 2)  # Two, as batch normalisation over one value of each is refused.
+    learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = torch.autograd.grad(sum(losses.values()), list(learnt.values()), allow_unused=True)
+    return {name: loss.detach() for name, loss in losses.items()}, [g for g in gradients if g is not None]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of our operators that were called."""
+    names = []
+    for name in ("nms", "batched_nms", "box_iou"):
+        function = getattr(tinyssd_ops.ops, name)
+        monkeypatch.setattr(
+            tinyssd_ops.ops, name, lambda *args, function=function: names.append(function.__name__) or function(*args)
+        )
+    return names
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_patched_models(theirs, calls, name):
+    model = build(theirs, name)
+    expected = detections(model)
+    assert not calls
+    with ours.patched():
+        found = detections(model)
+    assert "batched_nms" in calls
+    assert len(expected[0]) > 10
+    assert found == expected
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_patched_training(theirs, calls, name):
+    model = build(theirs, name)
+    expected = training_step(model)
+    with ours.patched():
+        found = training_step(model)
+    assert "box_iou" in calls
+    torch.testing.assert_close(found, expected)
+
+
+def test_functions_imported_before(theirs, monkeypatch):
+    """A module that took the functions by name has ours inside the block, and torchvision's after it."""
+    user = types.ModuleType("a_user_of_torchvision")
+    user.nms, user.overlap = theirs.ops.nms, theirs.ops.box_iou
+    monkeypatch.setitem(sys.modules, user.__name__, user)
+    point = torch.ones(1, 4)
+    with ours.patched():
+        assert user.nms is not theirs.ops.boxes._batched_nms_vanilla
+        assert user.overlap(point, point).item() == 0  # torchvision's is NaN
+        with ours.patched():
+            assert user.overlap(point, point).item() == 0
+        assert theirs.ops.boxes.box_iou(point, point).item() == 0
+    assert user.overlap(point, point).isnan().all()
+    assert theirs.ops.box_iou is user.overlap
+    assert theirs.ops.nms is user.nms
+
+
+def test_patch_for_good(theirs):
+    scores = torch.tensor([0.5, cases.NAN])
+    boxes = cases.disjoint(2)
+    patch = ours.patch()
+    try:
+        assert theirs.ops.nms(boxes, scores, 0.5).tolist() == [0, 1]
+        assert torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [0, 1]
+    finally:
+        patch.undo()
+    assert torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1, 0]
+
+
+class Suppress(torch.nn.Module):
+    def forward(self, boxes: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        import torchvision
+
+        return torchvision.ops.nms(boxes, scores, 0.5)
+
+
+def test_scripted_and_exported(theirs):
+    """Made before the patch or inside it, they run on ours inside and on torchvision's outside."""
+    boxes, scores = cases.disjoint(2), torch.tensor([0.5, cases.NAN])  # the NaN ranks last here, first there
+    exported = torch.export.export(Suppress(), (boxes, scores.nan_to_num())).module()
+    before = torch.jit.script(theirs.ops.nms)
+    with ours.patched():
+        inside = torch.jit.script(theirs.ops.boxes.nms)
+        for scripted in (before, inside):
+            assert scripted(boxes, scores, 0.5).tolist() == [0, 1]
+        assert exported(boxes, scores).tolist() == [0, 1]
+    for scripted in (before, inside):
+        assert scripted(boxes, scores, 0.5).tolist() == [1, 0]
+    assert exported(boxes, scores).tolist() == [1, 0]
+
+
+def test_without_torchvision(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(ImportError), ours.patched():
+        pass
