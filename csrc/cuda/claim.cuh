@@ -83,6 +83,7 @@ struct Claims {
       }
     }
     warp_first_max(top.iou, top.index);
+    __syncwarp(kAllLanes);  // all have read the bounds, which a warp may lower: a shuffle orders no memory
     return top;
   }
 

@@ -53,7 +53,9 @@ std::string hex(unsigned mask) {
 }
 
 std::string where() {
-  std::string text = "kernel " + name_of_function(launched.kernel) + ", seed " + std::to_string(seed);
+  // Without what a template is made of and the parameters, since torch cuts long messages.
+  const std::string name = name_of_function(launched.kernel);
+  std::string text = "kernel " + name.substr(0, name.find_first_of("<(")) + ", seed " + std::to_string(seed);
   if (current->block == nullptr) return text;
   return text + ", block " + text_of(current->block->index) + ", thread " + text_of(current->thread);
 }

@@ -111,11 +111,15 @@ def compile_object(source: Path, options: list[str], variant: str = "machine") -
 def link(name: str, objects: list[Path], options: list[str]) -> Path:
     """Links objects to a library or program unless that has been done."""
     target = build_folder() / name
-    if not target.is_file() or any(o.stat().st_mtime >= target.stat().st_mtime for o in objects):
+    recorded = target.with_name(f"{name}.cmd")
+    command = ["g++", *map(str, objects), *options]
+    known = target.is_file() and recorded.is_file() and recorded.read_text() == repr(command)
+    if not known or any(o.stat().st_mtime >= target.stat().st_mtime for o in objects):
         # A process that has loaded the old one keeps it.
-        fresh = target.with_name(f"{target.name}.{os.getpid()}")
-        subprocess.run(["g++", *map(str, objects), "-o", str(fresh), *options], check=True)
+        fresh = target.with_name(f"{name}.{os.getpid()}")
+        subprocess.run([*command, "-o", str(fresh)], check=True)
         fresh.replace(target)
+        recorded.write_text(repr(command))
     return target
 
 
@@ -151,15 +155,19 @@ def build_machine() -> Path:
     """The machine as a library of its own, for two libraries of kernels at once."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [job.result() for job in machine_objects(pool)]
-    return link("libsimt_machine.so", objects, ["-shared", "-Wl,-soname,libsimt_machine.so", "-ldl"])
+    # Symbolic: what it uses of the standard library's templates is its own, not the watched instances of the kernels.
+    return link("libsimt_machine.so", objects, ["-shared", "-Wl,-Bsymbolic,-soname,libsimt_machine.so", "-ldl"])
 
 
 def build_program(source: Path, variant: str = "checked") -> Path:
     """A program of kernels that needs no torch."""
     objects = [compile_object(source, [*KERNEL, *VARIANTS[variant], "-Wall", "-Wextra"], variant)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects += [job.result() for job in machine_objects(pool)]
-    return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"] if variant == "checked" else ["-ldl"])
+    if variant == "checked":
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects += [job.result() for job in machine_objects(pool)]
+        return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"])
+    machine = build_machine()
+    return link(source.stem, objects, [str(machine), f"-Wl,-rpath,{machine.parent}"])
 
 
 def main() -> int:
