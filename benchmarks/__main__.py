@@ -36,9 +36,9 @@ def main(argv: Sequence[str]) -> int:
     for case in chosen:
         rows.append(runner.run_case(case, device, seconds, options.backend))
         print(runner.line(rows[-1]), flush=True)
-    run = replace(run, rows=tuple(rows))
-    if options.json is not None:
-        results.save(run, options.json)
+        run = replace(run, rows=tuple(rows))
+        if options.json is not None:
+            results.save(run, options.json)  # after each row, so that a run that is cut off leaves what it measured
     if options.compare is not None:
         print("\n".join(["", *results.compare(results.load(options.compare), run)]))
     failed = [row for row in rows if row.error]

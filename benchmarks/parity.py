@@ -32,6 +32,7 @@ _LARGEST, _RARE_LARGEST = 2_000, 20_000
 _OFFSET_TOLERANCE = 1e-6
 # After a fault of the device every call fails.
 _ENOUGH_MISMATCHES = 50
+_SECONDS_BETWEEN_SAVES = 2
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ def batch(seed: int) -> Iterator[Call]:
     yield Call("nms_padded", (boxes, scores, threshold), limits)
     yield Call("nms", (boxes[0], scores[0], threshold))
     yield Call("batched_nms", (boxes.flatten(0, 1), scores.flatten(), ids.flatten(), threshold))
+
+    some, others = (draw.one_of(kinds)(draw.integer(2, 600), seed + k) for k in (3, 4))
+    yield Call("box_iou", (some, others))
 
     anchors = draw.one_of(kinds)(draw.integer(2, largest), seed + 1)
     labels = cases.labels(images, draw.integer(1, 100), seed)
@@ -146,6 +150,18 @@ def _other(op: str, device: torch.device) -> Callable[..., Any]:
     return getattr(tinyssd_ops if device.type == "cuda" else reference, op)
 
 
+def figures(drawn: int, count: Count, seconds: float) -> dict[str, Any]:
+    """What is known after so many batches."""
+    return {"batches": drawn, **vars(count), "seconds": round(seconds, 1)}
+
+
+def save(file: Path, contents: dict[str, Any]) -> None:
+    """Writes a JSON file that is whole at any moment."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(contents) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
 def main(argv: Sequence[str]) -> int:
     """Compares; returns 1 if a result differs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=(__doc__ or "").split(": ")[1])
@@ -161,16 +177,21 @@ def main(argv: Sequence[str]) -> int:
     for name in {"cpu", options.device}:
         if serving[name]["backend"] != "native":
             raise SystemExit(f"no native kernels for {name}: {serving[name]['why']}")
-    started, count, drawn = time.perf_counter(), Count(), 0
+    started, saved, count, drawn = time.perf_counter(), -math.inf, Count(), 0
     for seed in range(options.first, options.first + options.batches):
         if time.perf_counter() - started > options.seconds or count.mismatches >= _ENOUGH_MISMATCHES:
             break
         compare(batch(seed), device, f"batch {seed}", count, options.out)
         drawn += 1
-    figures = {"batches": drawn, **vars(count), "seconds": round(time.perf_counter() - started, 1)}
-    print(json.dumps(figures))
+        now = time.perf_counter()
+        # Again and again, so that a run that is cut off leaves what it found.
+        if options.json is not None and now - saved > _SECONDS_BETWEEN_SAVES:
+            saved = now
+            save(options.json, figures(drawn, count, now - started))
+    found = figures(drawn, count, time.perf_counter() - started)
+    print(json.dumps(found))
     if options.json is not None:
-        options.json.write_text(json.dumps(figures) + "\n", encoding="utf-8")
+        save(options.json, found)
     return 1 if count.mismatches or drawn < options.batches else 0
 
 

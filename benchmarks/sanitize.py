@@ -6,7 +6,9 @@ Results are copied to the host, so that initcheck sees what a kernel left unwrit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -53,33 +55,51 @@ def _nms_calls(boxes: Tensor, scores: Tensor, ids: Tensor) -> Iterator[tuple[str
     yield "nms_padded", (boxes, scores, 0.3, ids, 0.2, 50)
 
 
-def main() -> None:
+def headline_calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """A call of every op at a size that fills a GPU: what a profiler looks at."""
+    anchors, predictions = inputs.ssd_anchors(), inputs.random_predictions(32, 2, 1, inputs.ssd_anchors())
+    probs = predictions.logits.softmax(dim=-1).transpose(1, 2).contiguous()
+    for size in (1_000, 100_000):
+        yield "nms", (inputs.random_boxes(size, 1), inputs.scores(size, 1), 0.5)
+    yield "box_iou", (inputs.random_boxes(5_444, 1), inputs.random_boxes(5_444, 2))
+    yield "multibox_target", (anchors, inputs.labels(32, 32, 20, 1))
+    yield "multibox_detection", (probs, predictions.offsets, anchors)
+    yield "detect", (probs, predictions.offsets, anchors)
+
+
+def main(argv: Sequence[str]) -> None:
     """Calls everything."""
-    serving = tinyssd_ops.info()["backends"]["cuda"]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sanitize", description=(__doc__ or "").split(": ")[1])
+    parser.add_argument("--device", default="cuda", choices=("cpu", "cuda"), help="cpu: a rehearsal")
+    parser.add_argument("--headline", action="store_true", help="one large call of every op instead")
+    options = parser.parse_args(argv)
+    serving = tinyssd_ops.info()["backends"][options.device]
     if serving["backend"] != "native":
-        raise SystemExit(f"no native kernels for cuda: {serving['why']}")
+        raise SystemExit(f"no native kernels for {options.device}: {serving['why']}")
     count = 0
-    for op, args in calls():
+    for op, args in headline_calls() if options.headline else calls():
         large = max(arg.numel() for arg in args if isinstance(arg, Tensor)) > _LARGE
         for dtype in (torch.float32,) if large else (torch.float32, torch.float64, torch.float16):
-            on_device = tree_map_only(Tensor, lambda t, d=dtype: _move(t, d), args)
+            on_device = tree_map_only(Tensor, lambda t, d=dtype: _move(t, d, options.device), args)
             tree_map_only(Tensor, lambda t: t.cpu(), getattr(tinyssd_ops, op)(*on_device))
             count += 1
-    grad, boxes1, boxes2 = (_move(t, torch.float32) for t in _backward_inputs())
+    grad, boxes1, boxes2 = (_move(t, torch.float32, options.device) for t in _backward_inputs(options.headline))
     gradients = torch.ops.tinyssd_ops.iou_pairs_backward(grad, boxes1, boxes2, 0, False, 0.0, 0.0)
     tree_map_only(Tensor, lambda t: t.cpu(), gradients)
     print(f"{count + 1} calls", flush=True)
 
 
-def _backward_inputs() -> tuple[Tensor, Tensor, Tensor]:
+def _backward_inputs(large: bool) -> tuple[Tensor, Tensor, Tensor]:
+    if large:
+        return torch.rand(1, 5_444, 5_444), inputs.random_boxes(5_444, 1)[None], inputs.random_boxes(5_444, 2)[None]
     boxes1, boxes2 = inputs.random_boxes(600, 1).view(2, 300, 4), inputs.random_boxes(140, 2).view(2, 70, 4)
     return torch.rand(2, 300, 70), boxes1, boxes2
 
 
-def _move(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """To the GPU, converted on the CPU: no kernel but ours runs where it can be helped."""
-    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().cuda()
+def _move(tensor: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+    """To the device, converted on the CPU: no kernel but ours runs where it can be helped."""
+    return (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous().to(device)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

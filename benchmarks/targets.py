@@ -223,8 +223,10 @@ def verdict(target: Target, rows: Rows) -> Outcome:
     return Outcome(target.name, value, met, note)
 
 
-def measure(keys: Iterable[Key], device: torch.device, seconds: float, rows: Rows) -> None:
-    """Adds the rows that are not there yet, and prints those of CUDA."""
+def measure(
+    keys: Iterable[Key], device: torch.device, seconds: float, rows: Rows, save: Callable[[Iterable[Row]], None]
+) -> None:
+    """Adds the rows that are not there yet, saves all after each, and prints those of CUDA."""
     every = {(case.op, case.inputs, case.label): case for case in cases(Trained(None, Path()), quick=False)}
     for key in keys:
         if key not in rows:
@@ -236,6 +238,7 @@ def measure(keys: Iterable[Key], device: torch.device, seconds: float, rows: Row
                 rows[key] = run_case(case, device, seconds, "native")
             if device.type == "cuda":
                 print(line(rows[key]), flush=True)
+            save(rows.values())
 
 
 def main(argv: Sequence[str]) -> int:
@@ -255,7 +258,7 @@ def main(argv: Sequence[str]) -> int:
     measured: list[Row] = []
 
     def save(rows: Iterable[Row]) -> None:
-        # After each target, so that a run that is cut off leaves what it measured.
+        # After each row and target, so that a run that is cut off leaves what it measured.
         if options.json is not None:
             results = {"targets": [dataclasses.asdict(outcome) for outcome in outcomes]}
             results["run"] = dataclasses.asdict(replace(run, rows=(*measured, *rows)))
@@ -266,12 +269,12 @@ def main(argv: Sequence[str]) -> int:
         print_environment(replace(run, threads=torch.get_num_threads()))
         rows: Rows = {}
         for target in (target for target in chosen if target.threads == threads):
-            measure(target.rows, device, options.seconds, rows)
+            measure(target.rows, device, options.seconds, rows, save)
             outcomes.append(verdict(target, rows))
             print(outcomes[-1], flush=True)
             save(rows.values())
         if cuda:
-            measure(_CUDA_EXTRA, device, options.seconds, rows)
+            measure(_CUDA_EXTRA, device, options.seconds, rows, save)
         measured += rows.values()
         save(())
     return 1 if any(outcome.met is False for outcome in outcomes) else 0
