@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(kThreads) iou_pairs_kernel(
   const Broadcast::Sources sources = batch.sources(matrix);
   const Measured<T> own = boxes2.template get<kKind>(sources.second * columns + column);
   const int64_t last = smaller(first + kRows, rows);
-#pragma unroll 2
+  constexpr int kAtOnce = sizeof(T) == 4 ? 2 : 1;  // two rows of doubles would not fit the registers
+#pragma unroll kAtOnce
   for (int64_t row = first; row < last; ++row) {
     const Measured<T> other = boxes1.template get<kKind>(sources.first * rows + row);
     out[(matrix * rows + row) * columns + column] = iou_value<kKind>(other, own, eps);
