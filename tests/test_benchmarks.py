@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import agreement, gpu_gate, parity, report, results, runner, suite, targets  # noqa: E402
 from benchmarks.__main__ import _command, refuse_fallback  # noqa: E402
+from benchmarks.gate import page  # noqa: E402
+from benchmarks.gate.programs import Result  # noqa: E402
 from benchmarks.measure import Timed, Timing, side_by_side, summarize  # noqa: E402
 from benchmarks.results import PeerResult, Row, Run  # noqa: E402
 
@@ -207,24 +207,14 @@ def test_the_gate_says_that_there_is_no_gpu(tmp_path, capsys):
     assert not (tmp_path / "gate").exists()
 
 
-def test_the_gate_writes_a_page(tmp_path):
-    run = example_run()
-    outcome = targets.Outcome("cuda nms", 3.0, False, "slow")
-    output = "\n".join(["GPU; threads 2", "lsnms: not there", *map(runner.line, run.rows), str(outcome)])
-    lines = gpu_gate.printed(gpu_gate.Done(1, 9.0, output), dataclasses.asdict(run)["rows"])
-    assert lines.splitlines() == [*map(runner.line, run.rows), "cuda nms: 3.00, NOT MET (slow)"]
+def test_the_gate_writes_a_page():
     parts = [
-        gpu_gate.Result("build", "failed", "exit status 1", tail="error: no such file", seconds=3.0),
-        gpu_gate.Result("parity", "passed", "no calls differ", {"calls": 9}),
-        gpu_gate.Result("bench", "failed", "0 of 1 promises met", {"targets": []}, lines),
+        Result("build", "failed", "exit status 1", tail="error: no such file", seconds=3.0),
+        Result("parity", "passed", "no calls differ", {"calls": 9}),
     ]
-    gpu_gate.write(tmp_path, "python -m benchmarks.gpu_gate", "2026-01-01 00:00 UTC", {"device": "GPU"}, parts)
-    page = (tmp_path / "gate.md").read_text(encoding="utf-8")
-    assert "| build | **failed** | 3 | exit status 1 |" in page
-    assert "error: no such file" in page
-    assert "## parity: figures\n\n```text\ncalls: 9\n```" in page
-    assert f"## bench: figures\n\n```text\n{lines}\n```" in page
-    assert json.loads((tmp_path / "gate.json").read_text())["parts"][2]["verdict"] == "failed"
+    text = page.page("python -m benchmarks.gpu_gate", "2026-01-01 00:00 UTC", {"device": "GPU"}, parts)
+    assert "| build | **failed** | 3 | exit status 1 |" in text
+    assert "error: no such file" in text
 
 
 def test_all_sides_agree_on_tiny_inputs(tmp_path):
