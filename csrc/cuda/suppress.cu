@@ -53,7 +53,10 @@ __global__ void __launch_bounds__(kFinishThreads, 1) finish_kernel(const Candida
   const int64_t image = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
   while (!waves.progress[image].done) {
-    if (Span(waves.progress[image]).positions == 0) rank_batch(in, waves, image, shared);
+    if (Span(waves.progress[image]).positions == 0) {
+      rank_batch(in, waves, image, shared);
+      if (waves.progress[image].done) return;  // there were no candidates left
+    }
     const Span span(waves.progress[image]);
     meet(in, waves, waves.progress[image], span, image, thread / kSearchLanes, kFinishThreads / kSearchLanes);
     __syncthreads();
@@ -197,10 +200,11 @@ void suppress(
 
   Scratch scratch;
   DeviceSort<T> sort(scope, counts_ranks || sorts_in_blocks ? 0 : num_images, in.size);
-  // What begins as 0: the heads, then progress and floors, cleared together.
+  // What begins as 0: the heads, then progress, floors and tickets, cleared together.
   const int64_t progress_at = num_images * buckets * static_cast<int64_t>(sizeof(uint32_t));
   const int64_t floors_at = progress_at + ceil_div(num_images * sizeof(Progress), 16) * 16;
-  const int64_t clear_bytes = floors_at + num_images * static_cast<int64_t>(sizeof(Standing<T>));
+  const int64_t tickets_at = floors_at + num_images * static_cast<int64_t>(sizeof(Standing<T>));
+  const int64_t clear_bytes = tickets_at + num_images * static_cast<int64_t>(sizeof(int));
   const auto cleared = scratch.add<unsigned char>(clear_bytes);
   const auto order = scratch.add<uint32_t>(num_images * plan.stride);
   const auto alive = scratch.add<uint8_t>(at_once ? 0 : num_images * flags);
@@ -226,6 +230,7 @@ void suppress(
       static_cast<T>(iou_threshold),
       in.has_classes(),
       reinterpret_cast<Progress*>(zeros + progress_at),
+      reinterpret_cast<int*>(zeros + tickets_at),
       scratch.get(order),
       scratch.get(alive),
       {scratch.get(list), scratch.get(other_list)},

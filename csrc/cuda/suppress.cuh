@@ -87,7 +87,6 @@ struct Progress {
   int list;     // which of the two lists of survivors is in use
   int kept, irregular;
   int done;
-  int ticket;                             // blocks of the launch that have finished
   unsigned long long levels_x, levels_y;  // of the kept regular boxes, as bits
 };
 
@@ -104,6 +103,7 @@ struct Waves {
   T threshold;
   bool by_class;
   Progress* progress;   // [B]
+  int* tickets;         // [B]: blocks of the launch that have met; 0 between launches
   uint32_t* order;      // [B, stride], by rank: the candidate
   uint8_t* alive;       // [B, alive_stride], by position in the wave: 1 if no kept box suppresses it
   uint32_t* lists[2];   // [B, stride]: ranks of survivors

@@ -16,6 +16,8 @@ struct Grid {
   int log2_step;    // the sides of a level are within a factor of 2**log2_step, at most 2**(level * log2_step)
   int log2_cells;   // cells to the largest side of a level
   double t;         // the threshold of the search
+  double inverse;   // 1 / t, and how far centres may be apart: divisions would cost the search its registers
+  double nearness;  // (1 - t) / (1 + t)
   bool searchable;  // false: boxes are compared with all
 
   explicit Grid(double threshold)
@@ -25,6 +27,8 @@ struct Grid {
             : threshold < 0.8 ? 2
                               : 3),
         t(threshold * (1 - kIouMargin)),
+        inverse(1 / t),
+        nearness((1 - t) / (1 + t)),
         searchable(threshold > kLeastThreshold) {}
 
   // Wanted: side <= 2**(level * log2_step), and more than the level below.
@@ -69,13 +73,13 @@ struct Axis {
   // Which of the levels can hold a partner.
   __device__ unsigned long long levels(const Grid& grid, unsigned long long present) const {
     const int lowest = larger(grid.level_of_side(side * grid.t) + kSideOffset, 0);
-    const int highest = smaller(grid.level_of_side(side / grid.t) + kSideOffset, kSideLevels - 1);
+    const int highest = smaller(grid.level_of_side(side * grid.inverse) + kSideOffset, kSideLevels - 1);
     return present & ~0ull << lowest & ~0ull >> (kSideLevels - 1 - highest);
   }
   // Sets level and first, and returns how many cells there are.
   __device__ int64_t enter(const Grid& grid, int bit) {
     level = bit - kSideOffset;
-    const double reach = (side + smaller(side / grid.t, grid.largest_of(level))) * 0.5 * ((1 - grid.t) / (1 + grid.t));
+    const double reach = (side + smaller(side * grid.inverse, grid.largest_of(level))) * 0.5 * grid.nearness;
     first = grid.cell(centre - reach, level);
     return grid.cell(centre + reach, level) - first + 1;
   }

@@ -90,7 +90,6 @@ __device__ void list_survivors(
   progress.current = smaller(listed, limit);
   // Wider and wider waves, until their survivors do not fit.
   progress.span = listed > 2 * limit ? larger(before.span / 2, limit) : listed > limit ? before.span : 2 * before.span;
-  progress.ticket = 0;
 }
 
 template <class T>
@@ -106,12 +105,15 @@ __global__ void __launch_bounds__(kMeetThreads)
   meet(
       in, waves, progress, span, image, block * kBoxes + static_cast<int>(threadIdx.x) / kSearchLanes,
       blocks_an_image * kBoxes);
-  __threadfence();
   __syncthreads();
-  if (threadIdx.x == 0) shared.last = atomicAdd(&waves.progress[image].ticket, 1) == blocks_an_image - 1;
+  if (threadIdx.x == 0) {
+    __threadfence();  // behind the barrier, so that it covers what the whole block wrote
+    shared.last = atomicAdd(&waves.tickets[image], 1) == blocks_an_image - 1;
+    if (shared.last) waves.tickets[image] = 0;
+    __threadfence();
+  }
   __syncthreads();
   if (!shared.last) return;
-  __threadfence();
   list_survivors<kMeetThreads>(waves, span, image, static_cast<int>(waves.capacity), shared);
 }
 
