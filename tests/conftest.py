@@ -120,6 +120,7 @@ if SIMT:
         "test_assigners_memory.py",
         "test_boxes.py",
         "test_extension.py",
+        "test_gate.py",
         "test_simt.py",
         "test_work.py",
     ]
