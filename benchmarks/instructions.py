@@ -1,4 +1,4 @@
-"""``python -m benchmarks.instructions``: the instructions that box_iou takes for a pair of boxes, in sm_90 machine code.
+"""``python -m benchmarks.instructions``: the instructions of box_iou for a pair of boxes, in sm_90 machine code.
 
 Compiles csrc/cuda/box_iou.cu as setup.py does and reads nvdisasm's listing, the program that cuobjdump calls for it
 (``pip install nvidia-cuda-nvdisasm``, or a CUDA toolkit). A pair has one reciprocal, with which its division begins, so

@@ -121,6 +121,7 @@ if SIMT:
         "test_boxes.py",
         "test_extension.py",
         "test_gate.py",
+        "test_instructions.py",
         "test_simt.py",
         "test_work.py",
     ]
