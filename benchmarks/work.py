@@ -1,8 +1,8 @@
 """``python -m benchmarks.work``: work, depth and a modelled H100 time of the CUDA kernels, by count, without a GPU.
 
 The exit status is 0 when the rows were counted. With ``--check`` it is 1 where a count exceeds its budget by more than
-a tenth or a row misses its goal, and a line on standard error says which, by how much. It is 1 as well, with a sentence,
-where no row matches ``--filter`` or this machine cannot compile the kernels for the CPU.
+a tenth or a row misses its goal, and a line on standard error says which, by how much. It is 1 as well, with a
+sentence, where no row matches ``--filter`` or this machine cannot compile the kernels for the CPU.
 """
 
 from __future__ import annotations
