@@ -41,6 +41,7 @@ _KERNELS = (
     "assign_atss",
     "assign_task_aligned",
     "assign_simota",
+    "assignment_target",
 )
 _TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
 
