@@ -58,11 +58,19 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="passes over the training pictures (default: 9)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 32)")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.004)")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the network's input (default: 256)")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.002)")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="longer side of the input (default: by the objects)",
+    )
     parser.add_argument("--loss", choices=_LOSSES, help="hard negatives 3:1 (default), focal, or the textbook's")
     parser.add_argument(
         "--model", choices=_MODELS, help="the network: pyramid (default), or classic, that of the textbook"
+    )
+    parser.add_argument(
+        "--init", type=Path, metavar="RUN", help="begin with the weights of another run; it may have other classes"
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)
@@ -124,11 +132,11 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
             "classes": class_names(options.classes),
             "strict": options.strict,
         },
-        "model": {"image_size": None if options.image_size is None else (options.image_size, options.image_size)},
         "train": {
             "epochs": options.epochs,
             "batch_size": options.batch_size,
             "learning_rate": options.lr,
+            "init": None if options.init is None else str(options.init.resolve()),
             "seed": options.seed,
             "device": options.device,
             "workers": options.workers,
@@ -145,24 +153,26 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
     if "name" in values["data"]:
         values["data"]["name"] = data_name(values["data"]["name"])
     # The classes are those of the data, which are opened at the size of the network.
+    if classic and options.image_size is not None:
+        values["model"]["image_size"] = (options.image_size, options.image_size)
     network = TinySSDConfig if classic else PyramidConfig
     model = network(num_classes=2, **values["model"])
     draft = RunConfig.from_dict({**values, "class_names": (), "model": asdict(model)})
     sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
     names = sources[0].class_names
     config = replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1))
-    return config if classic else _fitted(config, values, sources[0]), sources
+    return config if classic else _fitted(config, values, sources[0], options.image_size), sources
 
 
-def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source) -> RunConfig:
+def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source, longer_side: int | None) -> RunConfig:
     """Input, anchors and length by the training pictures, where they are not given."""
     from dataclasses import replace
 
-    from tinyssd.training.recipe import fit, length
+    from tinyssd.training.recipe import fit, length, training_objects
 
     model, train = config.model, config.train
     if "anchors" not in values["model"]:
-        fitted = fit(source, values["model"].get("image_size"))
+        fitted = fit(training_objects(source), values["model"].get("image_size"), longer_side)
         say(str(fitted))
         model = replace(model, image_size=fitted.image_size, anchors=fitted.anchors)
     if "epochs" not in values["train"]:
@@ -199,6 +209,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
         "lr",
         "image_size",
         "model",
+        "init",
         "loss",
         "seed",
     )
