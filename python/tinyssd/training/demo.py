@@ -56,6 +56,6 @@ def report(run: Path, device: str = "auto", pictures: int = 300) -> Metrics:
     metrics = evaluate(model, loader, model.anchors.device, config.train.channels_last, config.train.match_iou)
     write_json(run / "test.json", metrics.to_dict())
     drawn = SyntheticSource(pictures, _DRAWN_SIDE, _TEST_SEED)
-    save_predictions(model, drawn, run / "predictions.png", trained.score_threshold)
+    save_predictions(model, drawn, run / "predictions.png", trained.score_thresholds)
     save_anchors(model, drawn, run / "anchors.png", match_iou=config.train.match_iou)
     return metrics

@@ -1,0 +1,89 @@
+"""What the pyramid network is trained to make small: scores that say how good a box is, and boxes that overlap.
+
+An assignment rule of :mod:`tinyssd_ops` says which anchors learn which object, and how well each does already: that
+quality, an IoU, is what the score of the object's class is to become (0 for all other classes and anchors). The boxes
+are judged by their GIoU, weighted by the same quality. Both are divided by the sum of the qualities of the batch.
+
+Sources: Li et al., "Generalized Focal Loss", 2020 (the quality focal loss); Feng et al., "TOOD", 2021; Rezatofighi et
+al., "Generalized Intersection over Union", 2019.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tinyssd.data.source import IGNORED_FROM, PADDING
+from tinyssd.model.loss import LossConfig
+from tinyssd.model.pyramid import STRIDES, PyramidConfig
+from tinyssd_ops import assign_atss, assign_simota, assign_task_aligned, decode_boxes, iou_pairs
+
+# Boxes that grow without limit would be infinite before the first steps have tamed them.
+_MAX_GROWTH = 1000 / 16
+
+
+class Parts(NamedTuple):
+    """The parts of the loss of a batch, scalars."""
+
+    classes: Tensor
+    boxes: Tensor
+
+
+def aligned_loss(
+    anchors: Tensor, scores: Tensor, offsets: Tensor, labels: Tensor, network: PyramidConfig, config: LossConfig
+) -> Parts:
+    """The parts of the loss of a batch.
+
+    Args:
+        anchors: [1, A, 4].
+        scores: [B, A, C - 1], logits of the classes without background.
+        offsets: [B, 4A], predicted.
+        labels: [B, G, 5], as batches have them, ignored objects too.
+        network: What the network looks like.
+        config: Which rule and losses.
+    """
+    scores = scores.float()
+    offsets = offsets.float().unflatten(1, (-1, 4))  # [B, A, 4]
+    with torch.no_grad():
+        boxes = decode_boxes(anchors, offsets, max_growth=_MAX_GROWTH)
+        assigned, quality = _assign(anchors[0], scores, boxes, labels, network, config)
+        matched = assigned >= 0
+        rows = labels.gather(1, assigned.clamp(min=0)[..., None].expand(-1, -1, 5))  # [B, A, 5]
+        quality = torch.where(matched, quality, 0)
+        total = quality.sum().clamp(min=1)
+        class_ids = rows[..., 0].long().clamp(min=0)
+        targets = torch.zeros_like(scores).scatter_(2, class_ids[..., None], quality[..., None])
+        counts = (assigned > -2)[..., None]
+    errors = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+    if config.focal_gamma > 0:
+        errors = errors * (scores.sigmoid() - targets).abs() ** config.focal_gamma
+    own = anchors.expand_as(offsets)[matched]
+    boxes = decode_boxes(own, offsets[matched], max_growth=_MAX_GROWTH)
+    overlap = iou_pairs(boxes, rows[..., 1:][matched], kind=config.boxes, aligned=True)
+    box_errors = (1 - overlap) * quality[matched]
+    return Parts((errors * counts).sum() / total, config.box_weight * box_errors.sum() / total)
+
+
+def _assign(
+    anchors: Tensor, scores: Tensor, boxes: Tensor, labels: Tensor, network: PyramidConfig, config: LossConfig
+) -> tuple[Tensor, Tensor]:
+    """Which object each anchor learns, int64 [B, A] (-1 none, -2 takes no part), and how well it does, [B, A]."""
+    gt_boxes, class_ids = labels[..., 1:].contiguous(), labels[..., 0].long()
+    given = {"gt_valid": class_ids != PADDING, "gt_ignored": class_ids <= IGNORED_FROM}
+    if config.assigner == "atss":
+        assigned = assign_atss(anchors, network.stage_sizes(), gt_boxes, **given)
+        own = gt_boxes.gather(1, assigned.clamp(min=0)[..., None].expand(-1, -1, 4))
+        return assigned, iou_pairs(boxes, own, aligned=True)
+    probabilities, points = scores.sigmoid(), (anchors[:, :2] + anchors[:, 2:]) / 2
+    predicted = (probabilities, boxes.contiguous(), points)
+    if config.assigner == "simota":
+        # The rule wants the width of the cells; inputs are nearly square.
+        widths = anchors.new_tensor(STRIDES) / network.image_size[1]
+        strides = widths.repeat_interleave(torch.tensor(network.stage_sizes(), device=anchors.device))
+        return assign_simota(*predicted, strides, class_ids.clamp(min=0), gt_boxes, **given)
+    return assign_task_aligned(
+        *predicted, class_ids.clamp(min=0), gt_boxes, **given, topk=config.topk, alpha=config.alpha, beta=config.beta
+    )
