@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MODELS = ("pyramid", "classic")
 _LOSSES = ("mined", "focal", "classic")
+_ASSIGNERS = ("greedy", "threshold", "atss", "task_aligned", "simota")
 
 
 def add(commands: Commands) -> None:
@@ -63,6 +64,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--loss", choices=_LOSSES, help="hard negatives 3:1 (default), focal, or the textbook's")
     parser.add_argument(
         "--model", choices=_MODELS, help="the network: pyramid (default), or classic, that of the textbook"
+    )
+    parser.add_argument(
+        "--assigner",
+        choices=_ASSIGNERS,
+        help="which anchors learn an object (default: task_aligned; greedy with --model classic)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)
@@ -133,7 +139,7 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
             "device": options.device,
             "workers": options.workers,
         },
-        "loss": _loss_values(options.loss, LossConfig.classic()),
+        "loss": {**_loss_values(options.loss, LossConfig.classic()), "assigner": options.assigner},
     }
     if options.loss == "classic":
         given["train"] |= {"match_iou": 0.5, "ignore_iou": 0.5}
@@ -200,6 +206,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
         "image_size",
         "model",
         "loss",
+        "assigner",
         "seed",
     )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
