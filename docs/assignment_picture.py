@@ -16,8 +16,8 @@ from matplotlib.patches import Rectangle
 from tinyssd.data.config import DataConfig
 from tinyssd.data.loader import Pictures, to_input
 from tinyssd.data.open import open_data
+from tinyssd.model.assigners import stages_of
 from tinyssd.run.checkpoint import load_model
-from tinyssd.training.assigners import Stages
 from torch import Tensor
 
 import tinyssd_ops as ops
@@ -29,13 +29,13 @@ COLORS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC
 def rules(run: Path, image: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The centres of the anchors [A, 2] in pixels of the input, and by each rule the object of each [A]."""
     model = load_model(run).model
-    stages = Stages.of(model.config)
+    stages = stages_of(model.config, model.anchors.device)
     with torch.no_grad():
         anchors, logits, offsets = model(to_input(image[None]))
     own, gts, ids = anchors[0] * stages.scale, labels[None, :, 1:] * stages.scale, labels[None, :, 0].long()
-    points, scores = (own[:, :2] + own[:, 2:]) / 2, logits.softmax(-1)[..., 1:]
+    points, scores = (own[:, :2] + own[:, 2:]) / 2, model.probabilities(logits)[:, 1:].transpose(1, 2).contiguous()
     predicted = ops.decode_boxes(own, offsets.unflatten(1, (-1, 4)))
-    topk = 9 * max(stages.per_cell)
+    topk = min(64, 9 * stages.per_cell)
     calls: dict[str, Callable[[], Tensor]] = {
         "multibox_target, IoU 0.5": lambda: ops.assign_anchors(own, gts),
         "assign_threshold as in RetinaNet": lambda: ops.assign_threshold(own, gts, None, None, 0.5, 0.4, True),
@@ -81,9 +81,9 @@ def main() -> None:
     parser.add_argument("--picture", type=int, default=0, help="which of the validation pictures (default: 0)")
     parser.add_argument("--out", type=Path, default=Path("assignment.jpg"))
     options = parser.parse_args()
-    size = load_model(options.run).config.model.image_size
-    _, source = open_data(DataConfig(options.data), size, 0)
-    image, labels = Pictures(source, size)[0, options.picture]
+    network = load_model(options.run).config.model
+    _, source = open_data(DataConfig(options.data), network.image_size, 0)
+    image, labels = Pictures(source, network.image_size, keep_shape=network.keep_shape)[0, options.picture]
     labels = labels[labels[:, 0] >= 0]
     points, assigned = rules(options.run, image, labels)
     draw(image, labels, points, assigned, options.out)

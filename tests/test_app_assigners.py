@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from tinyssd.cli import main
 from tinyssd.data.source import IGNORED_FROM, PADDING
 from tinyssd.model.aligned import aligned_loss
 from tinyssd.model.assigners import assign, offset_targets, stages_of
@@ -136,3 +137,37 @@ def test_the_aligned_loss_falls_where_boxes_fit():
             for offsets in (torch.zeros_like(fitting), fitting)
         )
         assert better < worse, rule
+
+
+class StopError(Exception):
+    """Ends a command where the training would begin."""
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ([], "task_aligned"),
+        (["--model", "classic"], "greedy"),
+        (["--assigner", "atss"], "atss"),
+        (["--assigner", "simota", "--model", "classic"], "simota"),
+    ],
+)
+def test_the_command_line_chooses_the_rule(tmp_path, monkeypatch, options, rule):
+    found = []
+
+    def stop(config, *_, **__):
+        found.append(config)
+        raise StopError
+
+    monkeypatch.setattr("tinyssd.training.train.train", stop)
+    data = ["--data", "synthetic", "--epochs", "1", "--run", str(tmp_path / "run")]
+    with pytest.raises(StopError):
+        main(["train", *data, *options])
+    assert found[0].loss.assigner == rule
+    assert RunConfig.from_dict(found[0].to_dict()) == found[0]
+
+
+def test_another_rule_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--assigner", "nearest"])
+    assert "invalid choice: 'nearest'" in capsys.readouterr().err
