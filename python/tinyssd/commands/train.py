@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MODELS = ("pyramid", "classic")
 _LOSSES = ("mined", "focal", "classic")
+_ASSIGNERS = ("greedy", "threshold", "atss", "task_aligned", "simota")
 
 
 def add(commands: Commands) -> None:
@@ -71,6 +72,11 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument(
         "--init", type=Path, metavar="RUN", help="begin with the weights of another run; it may have other classes"
+    )
+    parser.add_argument(
+        "--assigner",
+        choices=_ASSIGNERS,
+        help="which anchors learn an object (default: task_aligned; greedy with --model classic)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)
@@ -141,7 +147,7 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
             "device": options.device,
             "workers": options.workers,
         },
-        "loss": _loss_values(options.loss, LossConfig.classic()),
+        "loss": {**_loss_values(options.loss, LossConfig.classic()), "assigner": options.assigner},
     }
     if options.loss == "classic":
         given["train"] |= {"match_iou": 0.5, "ignore_iou": 0.5}
@@ -211,6 +217,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
         "model",
         "init",
         "loss",
+        "assigner",
         "seed",
     )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
