@@ -79,7 +79,7 @@ def disassembler() -> str | None:
 
 def missing() -> str | None:
     """Why this machine cannot count, or None."""
-    if _checker()["find_nvcc"]() is None:
+    if _checker()["toolchain"].find_nvcc() is None:
         return "no nvcc"
     return None if disassembler() else "no nvdisasm"
 
@@ -88,10 +88,11 @@ def disassembled(source: str = _SOURCE) -> str:
     """The machine code of a source file for sm_90."""
     checker, tool = _checker(), disassembler()
     assert tool is not None
-    nvcc, options = checker["find_nvcc"](), checker["compiler_options"](checker["extension"]())
+    nvcc, options = checker["toolchain"].find_nvcc(), checker["compiler_options"](checker["extension"]())
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "code.cubin"
-        command = [nvcc, "-cubin", source, "-o", str(cubin), "-gencode=arch=compute_90,code=sm_90", *options]
+        plain = [option for option in options if "gencode" not in option]
+        command = [nvcc, "-cubin", source, "-o", str(cubin), "-gencode=arch=compute_90,code=sm_90", *plain]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         return subprocess.run([tool, "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
 

@@ -107,8 +107,9 @@ def test_the_notes_tell_of_these_rows():
     table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
     told = {row[0]: row for row in table[1:]}
     budgets = work_budgets.load()
-    assert list(told) == [row.name for row in work_rows.rows()]
-    for row in work_rows.rows():
+    rows = {row.name: row for row in work_rows.rows()}
+    assert {row.name for row in rows.values() if row.most_seconds or row.floor_ratio} <= set(told) <= set(rows)
+    for row in (rows[name] for name in told):
         assert int(told[row.name][5]) == budgets[row.name]["launches"], row.name
         if row.most_seconds is not None:
             assert told[row.name][3] == f"{row.most_seconds * 1e6:,.0f} us", row.name

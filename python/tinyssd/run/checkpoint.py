@@ -14,9 +14,10 @@ import torch
 
 from tinyssd.errors import CheckpointError
 from tinyssd.files import write_atomically
-from tinyssd.model.network import TinySSD
+from tinyssd.model.build import build
+from tinyssd.model.detector import Detector
 from tinyssd.run.config import RunConfig
-from tinyssd.run.folder import CHECKPOINT
+from tinyssd.run.folder import BEST, CHECKPOINT
 
 _FORMAT = 1
 _DEFAULT_THRESHOLD = 0.5
@@ -64,11 +65,13 @@ class Trained:
         model: In evaluation mode.
         config: Of the run.
         score_threshold: The confidence from which its results should count, found on the validation pictures.
+        score_thresholds: The same for each class.
     """
 
-    model: TinySSD
+    model: Detector
     config: RunConfig
     score_threshold: float
+    score_thresholds: tuple[float, ...]
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
@@ -85,13 +88,17 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
     contents = load_checkpoint(file, device)
     with made_by_this_version(file):
         config = RunConfig.from_dict(contents["config"])
-        model = TinySSD.from_config(config.model)
+        model = build(config.model)
         model.load_state_dict(contents["model"])
         history = contents["progress"]["history"]
-        threshold = history[-1].get("best_threshold") if history else None
+        last = history[-1] if history else {}
     model.to(device)
     # None where no picture was evaluated yet, or none held an object.
-    return Trained(model.eval(), config, _DEFAULT_THRESHOLD if threshold is None else threshold)
+    threshold = last.get("best_threshold")
+    threshold = _DEFAULT_THRESHOLD if threshold is None else threshold
+    by_class = last.get("best_threshold_per_class") or [None] * len(config.class_names)
+    thresholds = tuple(threshold if one is None else one for one in by_class)
+    return Trained(model.eval(), config, threshold, thresholds)
 
 
 @contextlib.contextmanager
@@ -104,5 +111,7 @@ def made_by_this_version(path: Path) -> Iterator[None]:
 
 
 def checkpoint_path(path: Path) -> Path:
-    """The checkpoint of a run folder; a file stands for itself."""
-    return path / CHECKPOINT if path.is_dir() else path
+    """The best checkpoint of a run folder, the last where there is no best; a file stands for itself."""
+    if not path.is_dir():
+        return path
+    return path / BEST if (path / BEST).exists() else path / CHECKPOINT
