@@ -18,8 +18,10 @@ from benchmarks.case import Case, Peer
 from benchmarks.measure import Args
 from tinyssd_ops import reference
 
-# The most pairs of which a matrix in Torch, of which the references make several, fits a small machine.
-_MATRIX = 50_000_000
+# The most pairs of which a matrix in Torch, of which the references make several, fits a small machine; and the most
+# of which the references of the rules that sort them, or go box by box, end in reasonable time.
+_MATRIX, _SORTED, _GREEDY = 50_000_000, 15_000_000, 5_000_000
+_LARGEST = {"assign_task_aligned": _SORTED, "assign_simota": _SORTED, "multibox_target": _GREEDY}
 # The most scores of 80 classes in one input; larger batches have 20.
 _SCORES = 100_000_000
 
@@ -122,8 +124,7 @@ def cases() -> Iterator[Case]:
         for pyramid, images, boxes in _ROWS:
             num_anchors = sum(pyramid.sizes)
             pairs = images * num_anchors * boxes
-            # The greedy rule of the reference takes a turn for each box.
-            largest = _MATRIX // 10 if op == "multibox_target" else _MATRIX
+            largest = _LARGEST.get(op, _MATRIX)
             others = [Peer("reference", _rule(op, reference), agreement.close, largest=largest)]
             if op == "assign_threshold":
                 others.append(

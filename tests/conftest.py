@@ -125,6 +125,8 @@ if SIMT:
         "test_assigners_memory.py",
         "test_boxes.py",
         "test_extension.py",
+        "test_gate.py",
+        "test_instructions.py",
         "test_simt.py",
         "test_work.py",
     ]

@@ -23,6 +23,7 @@ from tinyssd.run.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig, read_config_file
 from tinyssd.run.folder import latest_run
 from tinyssd.training import train as training
+from tinyssd.training.targets import make_targets
 from tinyssd.training.train import train
 
 from tinyssd_ops import multibox_target
@@ -51,14 +52,14 @@ def results(run):
 def interrupt_at(monkeypatch, step):
     """Lets Ctrl-C arrive during the given step, counted from 1."""
     steps = iter(range(1, 1000))
-    original = training.detection_loss
+    original = training.batch_loss
 
     def loss(*arguments):
         if next(steps) == step:
             signal.raise_signal(signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(training, "detection_loss", loss)
+    monkeypatch.setattr(training, "batch_loss", loss)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def uninterrupted(tmp_path_factory):
 
 def test_run_folder(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
-    assert names - {".lock"} == {"config.json", "metrics.jsonl", "curves.png", "checkpoint.pt"}
+    assert names - {".lock"} == {"config.json", "metrics.jsonl", "curves.png", "checkpoint.pt", "best.pt"}
     rows = results(uninterrupted)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(rows[0]) >= {"loss", "class_error", "offset_mae", "ap", "ap50"}
@@ -91,7 +92,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(uninterrupted, tmp_path, mon
     train(CONFIG, run, resume=True)
     assert results(run) == results(uninterrupted)
     expected, actual = (load_checkpoint(path / "checkpoint.pt") for path in (uninterrupted, run))
-    for part in ("model", "optimizer"):
+    for part in ("model", "trained", "optimizer"):
         torch.testing.assert_close(actual[part], expected[part], rtol=0, atol=0)
     assert actual["scheduler"] == expected["scheduler"]
 
@@ -178,8 +179,13 @@ def test_resume_with_other_data_is_an_error(uninterrupted, monkeypatch):
 
 
 def test_training_that_diverges_is_an_error(tmp_path, monkeypatch):
-    loss = training.detection_loss
-    monkeypatch.setattr(training, "detection_loss", lambda *arguments: loss(*arguments) * math.nan)
+    original = training.batch_loss
+
+    def diverged(*arguments):
+        loss, parts = original(*arguments)
+        return loss * math.nan, parts
+
+    monkeypatch.setattr(training, "batch_loss", diverged)
     with pytest.raises(TrainingError, match="infinite or NaN in epoch 1"):
         train(CONFIG, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
@@ -283,8 +289,8 @@ def test_anchors_that_half_fit_an_object_are_ignored():
     )  # IoU 1, .5, .3, .1
     labels = torch.tensor([[[2.0, 0, 0, 1, 1], [-1.0, 0, 0, 0.3, 1]]])
     settings = TrainConfig(match_iou=0.5, ignore_iou=0.2)
-    _, mask, classes = training.make_targets(anchors, labels, settings)
+    _, mask, classes = make_targets(anchors, labels, settings)
     assert classes.tolist() == [[3, 3, IGNORED, 0]]
     assert mask.view(4, 4)[:, 0].tolist() == [1, 1, 0, 0]
-    _, _, classes = training.make_targets(anchors, labels, dataclasses.replace(settings, ignore_iou=0.5))
+    _, _, classes = make_targets(anchors, labels, dataclasses.replace(settings, ignore_iou=0.5))
     assert classes.tolist() == [[3, 3, 0, 0]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import cases
 import pytest
 import torch
@@ -102,6 +105,20 @@ def test_what_is_not_assigned_does_not_matter(ops):
     expected = ops.assignment_target(assigned, labels, gts, anchors)
     labels[:, 3], gts[:, 3] = -1, NAN
     assert_same(ops.assignment_target(assigned, labels, gts, anchors), expected)
+
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "assignment.md"
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="an installed package is tested, not a source tree")
+def test_the_page_shows_what_works():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    torch.manual_seed(0)
+    found: dict[str, torch.Tensor] = {}
+    exec(code, found)
+    assert (found["classes"] == 3).sum() == found["mask"].sum() / 4
+    assert found["quality"].any()
+    assert torch.equal(found["score_targets"], found["quality"][..., None] * torch.tensor([0, 0, 1]))
 
 
 GOOD = drawn(2, 5, 3)

@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--score: expected a number from 0 to 1, got {options.score}")
     paths = find_inputs(options.images, options.out)
     trained = load_model(options.run or latest_run(), pick_device(options.device))
-    threshold = trained.score_threshold if options.score is None else options.score
+    threshold = trained.score_thresholds if options.score is None else options.score
     class_names = trained.config.class_names
     results = Results(options.out, class_names, paths)
     failed = stopped = False

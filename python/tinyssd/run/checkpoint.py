@@ -15,9 +15,10 @@ import torch
 
 from tinyssd.errors import CheckpointError
 from tinyssd.files import write_atomically
-from tinyssd.model.network import TinySSD
+from tinyssd.model.build import build
+from tinyssd.model.detector import Detector
 from tinyssd.run.config import RunConfig
-from tinyssd.run.folder import CHECKPOINT
+from tinyssd.run.folder import BEST, CHECKPOINT
 
 _FORMAT = 1
 _DEFAULT_THRESHOLD = 0.5
@@ -68,11 +69,13 @@ class Trained:
         model: In evaluation mode.
         config: Of the run.
         score_threshold: The confidence from which its results should count, found on the validation pictures.
+        score_thresholds: The same for each class.
     """
 
-    model: TinySSD
+    model: Detector
     config: RunConfig
     score_threshold: float
+    score_thresholds: tuple[float, ...]
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
@@ -91,21 +94,30 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
         config = RunConfig.from_dict(contents["config"])
         model = _network_of(config, contents["model"])
         history = contents["progress"]["history"]
-        threshold = history[-1].get("best_threshold") if history else None
-        if threshold is not None and not 0 <= float(threshold) <= 1:
-            raise ValueError(f"best_threshold {threshold}")
+        threshold, thresholds = _thresholds(history[-1] if history else {}, len(config.class_names))
     model.to(device)
+    return Trained(model.eval(), config, threshold, thresholds)
+
+
+def _thresholds(row: dict[str, Any], num_classes: int) -> tuple[float, tuple[float, ...]]:
+    """The last epoch's thresholds: of all classes together, and of each."""
     # None where no picture was evaluated yet, or none held an object.
-    return Trained(model.eval(), config, _DEFAULT_THRESHOLD if threshold is None else threshold)
+    threshold = row.get("best_threshold")
+    threshold = _DEFAULT_THRESHOLD if threshold is None else float(threshold)
+    by_class = row.get("best_threshold_per_class") or [None] * num_classes
+    thresholds = tuple(threshold if one is None else float(one) for one in by_class)
+    if len(thresholds) != num_classes or not all(0 <= one <= 1 for one in (threshold, *thresholds)):
+        raise ValueError(f"thresholds {threshold}, {thresholds}")
+    return threshold, thresholds
 
 
-def _network_of(config: RunConfig, weights: dict[str, torch.Tensor]) -> TinySSD:
+def _network_of(config: RunConfig, weights: dict[str, torch.Tensor]) -> Detector:
     """The network with these weights, whose sizes are compared before memory is taken for what the settings say."""
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in TinySSD.from_config(config.model).state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in build(config.model).state_dict().items()}
     if shapes != {name: tensor.shape for name, tensor in weights.items()}:
         raise ValueError("the weights are not those of the settings")
-    model = TinySSD.from_config(config.model)
+    model = build(config.model)
     model.load_state_dict(weights)
     return model
 
@@ -120,5 +132,7 @@ def made_by_this_version(path: Path) -> Iterator[None]:
 
 
 def checkpoint_path(path: Path) -> Path:
-    """The checkpoint of a run folder; a file stands for itself."""
-    return path / CHECKPOINT if path.is_dir() else path
+    """The best checkpoint of a run folder, the last where there is no best; a file stands for itself."""
+    if not path.is_dir():
+        return path
+    return path / BEST if (path / BEST).exists() else path / CHECKPOINT
