@@ -219,6 +219,15 @@ def _simota(pick: random.Random) -> tuple[Any, ...]:
     return scores, boxes, points, strides_of(len(points)), *rest, pick.choice([1.5, 2.5]), pick.choice([1, 10])
 
 
+def _assignment_target(pick: random.Random) -> tuple[Any, ...]:
+    images, anchors, num_gt = pick.randrange(3), _size(pick), _few(pick)
+    assigned = torch.tensor([pick.randrange(-3, num_gt + 2) for _ in range(images * anchors)], dtype=torch.int64)
+    labels = torch.tensor([pick.randrange(80) for _ in range(images * num_gt)], dtype=torch.int64)
+    boxes = some_boxes(pick, images * num_gt).view(images, num_gt, 4)
+    encoded = pick.choice([None, some_boxes(pick, anchors)])
+    return assigned.view(images, anchors), labels.view(images, num_gt), boxes, encoded
+
+
 DRAWN: dict[str, Callable[[random.Random], tuple[Any, ...]]] = {
     "box_iou": _two,
     "box_iou_gradient": _two,
@@ -235,6 +244,7 @@ DRAWN: dict[str, Callable[[random.Random], tuple[Any, ...]]] = {
     "assign_atss": _assign_atss,
     "assign_task_aligned": _task_aligned,
     "assign_simota": _simota,
+    "assignment_target": _assignment_target,
 }
 
 

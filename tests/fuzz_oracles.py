@@ -127,6 +127,19 @@ def _task_aligned(scores: Tensor, boxes: Tensor, points: Tensor, *rest: Any) -> 
     return Known(tuple(torch.stack(parts) for parts in zip(*(one(i) for i in range(len(scores))), strict=True)))
 
 
+def _assignment_target(assigned: Tensor, labels: Tensor, boxes: Tensor, anchors: Tensor | None) -> Known:
+    shape = (*assigned.shape, 4)
+    targets, mask, classes = boxes.new_zeros(shape), boxes.new_zeros(shape), torch.zeros_like(assigned)
+    for i, row in enumerate(assigned.tolist()):
+        for a, g in enumerate(row):
+            if 0 <= g < labels.shape[1]:
+                classes[i, a], mask[i, a] = labels[i, g] + 1, 1
+                targets[i, a] = boxes[i, g] if anchors is None else tinyssd_ops.encode_boxes(anchors[a], boxes[i, g])
+            elif g == -2:
+                classes[i, a] = -1
+    return Known((targets.flatten(1), mask.flatten(1), classes))
+
+
 # The gradients, and assign_simota, whose oracle does not round its costs as the op does, have the reference alone.
 ORACLES: dict[str, Callable[..., Known | None]] = {
     "box_iou": _box_iou,
@@ -141,4 +154,5 @@ ORACLES: dict[str, Callable[..., Known | None]] = {
     "assign_threshold": _assign_threshold,
     "assign_atss": _assign_atss,
     "assign_task_aligned": _task_aligned,
+    "assignment_target": _assignment_target,
 }

@@ -20,7 +20,8 @@ std::vector<SimdPath> simd_paths();
 // Forces a path by name, for tests; std::invalid_argument if it cannot run here.
 void set_simd_path(const std::string& name);
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// TINYSSD_ONE_PATH leaves out the others, for builds with sanitizers.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(TINYSSD_ONE_PATH)
 #define TINYSSD_X86 1
 #else
 #define TINYSSD_X86 0
