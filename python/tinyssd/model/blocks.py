@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU: [B, in_channels, H, W] to [B, out_channels, H / stride, W / stride]."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, (kernel - stride + 1) // 2, groups=groups, bias=False),
         # A slower average than torch's own: batches are small.
         nn.BatchNorm2d(out_channels, momentum=0.03),
         nn.ReLU(inplace=True),

@@ -14,7 +14,7 @@ from tinyssd.model.pyramid import STRIDES, StageAnchors
 _CELLS = 6
 # What the small objects of a data set (a tenth is smaller) should measure on the input.
 _SMALL_PIXELS = 24
-_LEAST_SIDE, _MOST_SIDE = 256, 448
+_LEAST_SIDE, _MOST_SIDE = 320, 448
 # Pictures of one set whose shapes differ by more get a square input.
 _SAME_SHAPE = 1.25
 _MOST_RATIO = 2.0
@@ -53,8 +53,13 @@ class Objects:
         return self.sizes * whole[which.reshape(-1)]
 
 
-def fit_image_size(objects: Objects) -> tuple[int, int]:
-    """Height and width of an input of the pictures' shape on which small objects are large enough, multiples of 32."""
+def fit_image_size(objects: Objects, longer_side: int | None = None) -> tuple[int, int]:
+    """Height and width of an input of the pictures' shape, multiples of 32.
+
+    Args:
+        objects: The objects to train on.
+        longer_side: In pixels; None: so that small objects are large enough.
+    """
     ratios = objects.pictures[:, 0] / objects.pictures[:, 1]
     low, middle, high = np.quantile(ratios, (0.1, 0.5, 0.9))
     ratio = float(middle) if high < _SAME_SHAPE * low else 1.0
@@ -63,6 +68,8 @@ def fit_image_size(objects: Objects) -> tuple[int, int]:
     native = float(np.median(np.sqrt(objects.pictures.prod(axis=1))))
     most = min(_MOST_SIDE, max(native, _LEAST_SIDE / 2))
     side = min(max(_SMALL_PIXELS / max(small, 1e-6), _LEAST_SIDE), most)
+    if longer_side is not None:
+        side = longer_side / math.sqrt(max(ratio, 1 / ratio))
     height, width = side / math.sqrt(ratio), side * math.sqrt(ratio)
     coarsest = STRIDES[-1]
     return max(1, round(height / coarsest)) * coarsest, max(1, round(width / coarsest)) * coarsest

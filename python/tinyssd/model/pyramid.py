@@ -99,7 +99,7 @@ class PyramidSSD(Detector):
         super().__init__(PyramidConfig(num_classes, **architecture))
         widths, depths, neck = self.config.widths, self.config.depths, self.config.neck
         # Windows of 6x6 pixels at once: maps of half the picture's size would cost more than all of the backbone.
-        enter = nn.Sequential(nn.PixelUnshuffle(2), conv(12, widths[0], stride=2))
+        enter = conv(3, widths[0], kernel=6, stride=4)
         halves = (conv(narrow, wide, stride=2) for narrow, wide in pairwise(widths))
         self.backbone = nn.ModuleList(
             nn.Sequential(step, Split(width, depth))

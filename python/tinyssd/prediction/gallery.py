@@ -58,8 +58,8 @@ def save_anchors(model: Detector, source: Source, path: Path, count: int = 4, ma
     examples.sort(key=lambda example: len(example.labels), reverse=True)
     tiles = [_tile(example, _matched(model, example, match_iou)) for example in examples[:count]]
     caption = (
-        f"White: the true boxes. Coloured, dashed: the anchors that learn from them, of {model.anchors.shape[1]:,} in "
-        f"each picture; an object takes every anchor with an IoU of at least {match_iou:g}, and at least one."
+        f"White: the true boxes. Coloured, dashed: the anchors that meet them, of {model.anchors.shape[1]:,} in "
+        f"each picture; those with an IoU of at least {match_iou:g}, and at least one for each object."
     )
     _save(make_grid(tiles, _COLUMNS, _TILE, caption), path)
 

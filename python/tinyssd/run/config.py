@@ -35,6 +35,7 @@ class TrainConfig:
         match_iou: The IoU from which an anchor belongs to an object.
         ignore_iou: The IoU from which an anchor that belongs to none is not background either. At ``match_iou`` or
             above it all others are background.
+        init: The run whose weights this one begins with, where they fit; empty: fresh ones.
         seed: Of the weights, the order and the augmentation.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         workers: Processes that read pictures; None chooses by the number of cores.
@@ -53,6 +54,7 @@ class TrainConfig:
     patience: int = 0
     match_iou: float = 0.4
     ignore_iou: float = 0.2
+    init: str = ""
     seed: int = 0
     device: str = "auto"
     workers: int | None = None

@@ -20,7 +20,7 @@ from tinyssd.model.loss import LossConfig
 from tinyssd.model.pyramid import STRIDES, StageAnchors
 
 # Pictures are seen so often, within the bounds; more than the last of them only where a set has more.
-_PASSES, _LEAST_SEEN, _MOST_SEEN, _LEAST_PASSES = 80, 16_000, 40_000, 5
+_PASSES, _LEAST_SEEN, _MOST_SEEN, _LEAST_PASSES = 100, 20_000, 45_000, 5
 # A validation after about so many pictures seen.
 _SEEN_IN_EPOCH = 1000
 # Of generated pictures so many are looked at.
@@ -67,20 +67,15 @@ class Fitted:
         return f"input {width}x{height}, anchors by the training boxes ({stages}), mean IoU {self.mean_iou:.2f}"
 
 
-def fit(source: Source, image_size: tuple[int, int] | None = None) -> Fitted:
-    """Looks at the boxes to train on.
+def fit(objects: Objects, image_size: tuple[int, int] | None = None, longer_side: int | None = None) -> Fitted:
+    """An input and anchors for the objects to train on.
 
     Args:
-        source: The training pictures.
+        objects: What :func:`training_objects` finds.
         image_size: Height and width of the input; None: what suits the objects.
+        longer_side: Of the input, where its size is not given.
     """
-    objects = training_objects(source)
-    image_size = image_size or fit_image_size(objects)
-    return fit_to(objects, image_size)
-
-
-def fit_to(objects: Objects, image_size: tuple[int, int]) -> Fitted:
-    """Anchors for an input of a given height and width."""
+    image_size = image_size or fit_image_size(objects, longer_side)
     sizes = objects.on_input(image_size)
     anchors = fit_anchors(sizes, objects.weights)
     best = overlap(sizes, np.array([size for stage in anchors for size in stage])).max(axis=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 from tinyssd.errors import CheckpointError
 from tinyssd.model.build import build
 from tinyssd.model.detector import Detector
-from tinyssd.run.checkpoint import load_checkpoint, made_by_this_version
+from tinyssd.model.pyramid import PyramidSSD
+from tinyssd.run.checkpoint import load_checkpoint, load_model, made_by_this_version
 from tinyssd.run.config import RunConfig, TrainConfig
 from tinyssd.training.average import averaged
 
@@ -77,6 +79,35 @@ class State:
         scheduler = _schedule(optimizer, settings, settings.epochs * steps_per_epoch)
         return cls(model, averaged(model, settings.ema), optimizer, scheduler)
 
+    def begin_with(self, path: Path, class_names: Sequence[str]) -> tuple[int, int]:
+        """Takes the weights of another run where they fit; those of a class that both know go by its name.
+
+        Args:
+            path: A run folder or a checkpoint.
+            class_names: The classes of this run.
+
+        Returns:
+            How many numbers were taken, and how many there are.
+        """
+        other = load_model(path)
+        known = {name: k for k, name in enumerate(other.config.class_names)}
+        pairs = [(k, known[name]) for k, name in enumerate(class_names) if name in known]
+        theirs = other.model.state_dict()
+        taken = total = 0
+        with torch.no_grad():
+            for name, own in self.model.state_dict().items():
+                total += own.numel()
+                found = theirs.get(name)
+                if found is None or found.shape[1:] != own.shape[1:]:
+                    continue
+                if _is_class_head(name, self.model) and _is_class_head(name, other.model):
+                    taken += _take_classes(own, found, pairs, len(class_names), len(other.config.class_names))
+                elif found.shape == own.shape:
+                    own.copy_(found)
+                    taken += own.numel()
+        self.average.module.load_state_dict(self.model.state_dict())
+        return taken, total
+
     def step(self, loss: torch.Tensor, clip: float) -> None:
         """One step down the slope of ``loss``."""
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,6 +150,22 @@ class State:
                 "start a new run"
             )
         return progress
+
+
+def _is_class_head(name: str, model: Detector) -> bool:
+    """Whether these are the last weights of a tower that scores: a row for each class of each anchor."""
+    return isinstance(model, PyramidSSD) and name.startswith("class_heads.") and name.split(".")[2] == "1"
+
+
+def _take_classes(
+    own: torch.Tensor, found: torch.Tensor, pairs: Sequence[tuple[int, int]], classes: int, their_classes: int
+) -> int:
+    """Copies the rows of the classes that both know, for each anchor that both have; returns how many numbers."""
+    mine, others = own.unflatten(0, (-1, classes)), found.unflatten(0, (-1, their_classes))
+    anchors = min(len(mine), len(others))
+    for k, other in pairs:
+        mine[:anchors, k] = others[:anchors, other]
+    return sum(mine[:anchors, k].numel() for k, _ in pairs)
 
 
 def about(progress: Progress, config: RunConfig, num_pictures: int) -> dict[str, Any]:
