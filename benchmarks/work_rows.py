@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import inputs
-from benchmarks.assigner_cases import RETINA, YOLO, Pyramid, arguments
+from benchmarks.assigner_cases import YOLO, arguments
 from benchmarks.work_model import floor_seconds
 from tinyssd_ops import multibox_prior
 
@@ -162,21 +162,17 @@ def matrix_rows() -> Iterator[Row]:
 
 
 def assigner_rows() -> Iterator[Row]:
-    """Every rule on ordinary pictures, on one of a crowd, and on one with a RetinaNet's anchors; at their defaults.
-
-    More pictures and boxes cost as much more: see the rows of a crowd and of ordinary pictures.
-    """
+    """Every rule on ordinary pictures and on one of a crowd, at their defaults."""
     ops = "assign_threshold", "assign_atss", "assign_task_aligned", "assign_simota", "assignment_target"
-    sizes: tuple[tuple[Pyramid, int, int], ...] = ((YOLO, 16, 20), (YOLO, 1, 500), (RETINA, 1, 100))
     for op in ops:
-        for pyramid, images, boxes in sizes:
+        for images, boxes in ((16, 20), (1, 500)):
 
-            def make(op: str = op, pyramid: Pyramid = pyramid, images: int = images, boxes: int = boxes) -> Args:
-                args = arguments(op, pyramid, images, boxes, 0)
+            def make(op: str = op, images: int = images, boxes: int = boxes) -> Args:
+                args = arguments(op, YOLO, images, boxes, 0)
                 # RetinaNet's thresholds: the boxes keep anchors, which is a pass more.
                 return (*args, None, 0.5, 0.4, True) if op == "assign_threshold" else args
 
-            yield Row(op, f"B={images} A={sum(pyramid.sizes)} G={boxes}", make, _bytes_floor)
+            yield Row(op, f"B={images} A={sum(YOLO.sizes)} G={boxes}", make, _bytes_floor)
 
 
 def tensor_bytes(values: tuple[Any, ...]) -> float:

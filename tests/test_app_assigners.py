@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 import torch
 from tinyssd.cli import main
+from tinyssd.commands import train
 from tinyssd.data.source import IGNORED_FROM, PADDING
 from tinyssd.model.aligned import aligned_loss
 from tinyssd.model.assigners import assign, offset_targets, stages_of
@@ -168,6 +169,7 @@ def test_the_command_line_chooses_the_rule(tmp_path, monkeypatch, options, rule)
 
 
 def test_another_rule_is_an_error(capsys):
+    assert train._ASSIGNERS == RULES
     with pytest.raises(SystemExit):
         main(["train", "--assigner", "nearest"])
     assert "invalid choice: 'nearest'" in capsys.readouterr().err
