@@ -175,4 +175,4 @@ def test_wild_offsets_have_finite_losses_and_gradients(network):
 
 def test_losses_of_two_networks_do_not_mix():
     with pytest.raises(ConfigError, match="are not of one network"):
-        LossConfig(classes="quality")
+        LossConfig(classes="varifocal")

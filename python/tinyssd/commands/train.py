@@ -57,8 +57,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a JSON file like a run's config.json, or parts of one"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the training pictures (default: 9)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 32)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the pictures (default: by their number)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 16)")
     parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.002)")
     parser.add_argument(
         "--image-size",

@@ -1,14 +1,16 @@
 """The training loop.
 
-The default recipe (:class:`tinyssd.run.config.TrainConfig`, :class:`tinyssd.model.loss.LossConfig`): AdamW, a one-cycle
-schedule, batches of 32, hard negatives 3:1, smooth L1, mirror images and mild changes of colour; anchors match an
-object from an IoU of 0.4, and from 0.2 on they are not background either. Measured on the pikachu set, nine epochs:
-AP50 0.999 and 1.000, AP 0.579 and 0.607 in two runs; without the ignored band AP50 0.974, AP 0.635; matching from 0.5
-without it AP50 0.970, AP 0.624.
+The recipe of the default network is in :mod:`tinyssd.training.recipe`, and in docs/detector.md with its measurements.
+That of the textbook's network is the defaults of :class:`tinyssd.run.config.TrainConfig` and
+:class:`tinyssd.model.loss.LossConfig`: AdamW, one cycle, batches of 32, hard negatives 3:1, smooth L1, mirror
+images and mild changes of colour; anchors match an object from an IoU of 0.4, and from 0.2 on they are not background
+either. Measured on the pikachu set, nine epochs: AP50 0.999 and 1.000, AP 0.579 and 0.607 in two runs; without the
+ignored band AP50 0.974, AP 0.635; matching from 0.5 without it AP50 0.970, AP 0.624.
 
-A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``curves.png`` and ``checkpoint.pt``. The
-checkpoint is written after each epoch, and when Ctrl-C asks the run to stop. What is random depends on the seed and the
-epoch alone, so a resumed run takes the very steps that an uninterrupted one takes.
+A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``curves.png``, ``checkpoint.pt`` and
+``best.pt``, the epoch with the best AP. The checkpoint is written after each epoch, and when Ctrl-C asks the run to
+stop. What is random depends on the seed and the pass alone, so a resumed run takes the very steps that an uninterrupted
+one takes.
 """
 
 from __future__ import annotations
