@@ -128,11 +128,18 @@ def _detect(
     return torch.cat((rows, padding), dim=1), kept.flatten(1).sum(dim=1).clamp(max=size)
 
 
+def _operators() -> Any:
+    """Of the version that torch's own translations are written in; torch converts to the one that is wanted."""
+    from onnxscript import opset18
+
+    return opset18
+
+
 def _translate_suppress(boxes: Any, scores: Any, iou_threshold: float, groups: Any = None) -> Any:
     """NonMaxSuppression lists what it keeps; here it is marked in the place of its score."""
     from onnx import TensorProto
-    from onnxscript import opset18 as op
 
+    op = _operators()
     boxes, scores = (op.Cast(values, to=TensorProto.FLOAT) for values in (boxes, scores))
     if groups is not None:
         _, _, number, _ = op.Unique(op.Reshape(groups, op.Constant(value_ints=[-1])))
@@ -162,8 +169,8 @@ def _translate_suppress(boxes: Any, scores: Any, iou_threshold: float, groups: A
 def _translate_sort(values: Any, stable: bool = False, dim: int = -1, descending: bool = False) -> Any:
     """TopK takes equals by index, which is a stable sort."""
     import onnx_ir
-    from onnxscript import opset18 as op
 
+    op = _operators()
     small = (onnx_ir.DataType.INT8, onnx_ir.DataType.UINT8, onnx_ir.DataType.BOOL, onnx_ir.DataType.INT16)
     keys = op.Cast(values, to=onnx_ir.DataType.INT32) if values.dtype in small else values
     size = op.Slice(op.Shape(values), [dim], [dim + 1] if dim != -1 else [2**31 - 1])

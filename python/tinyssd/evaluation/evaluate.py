@@ -122,6 +122,19 @@ def average_precision(
         num_classes: Classes without background.
         image_size: Height and width that boxes, given as shares of the picture, are scaled to.
     """
+    evaluation = coco_evaluation(predictions, truth, num_classes, image_size)
+    # [IoU threshold, recall, class] for objects of all sizes and at most 100 results a picture.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
+    confidence = evaluation.eval["scores"][0, :, :, 0, -1]
+    threshold = _best_threshold(precision[0], confidence, evaluation.params.recThrs)
+    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold)
+
+
+def coco_evaluation(
+    predictions: Sequence[np.ndarray], truth: Sequence[np.ndarray], num_classes: int, image_size: tuple[int, int]
+) -> Any:
+    """pycocotools' ``COCOeval`` after its work; arguments as in :func:`average_precision`."""
     from pycocotools.cocoeval import COCOeval
 
     height, width = image_size
@@ -137,12 +150,7 @@ def average_precision(
         evaluation = COCOeval(_coco(gt, len(truth), num_classes), _coco(found, len(truth), num_classes), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    # [IoU threshold, recall, class] for objects of all sizes and at most 100 results a picture.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
-    confidence = evaluation.eval["scores"][0, :, :, 0, -1]
-    threshold = _best_threshold(precision[0], confidence, evaluation.params.recThrs)
-    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold)
+    return evaluation
 
 
 def _best_threshold(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> float:
