@@ -34,8 +34,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train on a data set",
-        description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png "
-        "and checkpoint.pt.",
+        description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png, "
+        "report.html and checkpoint.pt.",
         epilog="A folder of your own may hold Pascal VOC, COCO, YOLO or a table of boxes; format, splits and class "
         "names are found by looking, and said. Boxes that reach outside their picture are clipped, those without area "
         "dropped, broken pictures skipped; all of it is counted, and 'tinyssd check DIR' lists it.",
@@ -84,6 +84,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tinyssd.report.write import write_report
     from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.train import train
 
@@ -106,7 +107,8 @@ def _run(options: argparse.Namespace) -> int:
         say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
     _draw_validation(run, config)
-    say(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {run}/predictions.png")
+    page = write_report(run, config.train.device)
+    say(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {page}")
     return 0
 
 
