@@ -89,7 +89,7 @@ def assign_atss(
     # IoU >= mean + standard deviation, without the square root.
     positive = (above >= 0) & (above * above >= variance)
     chosen = torch.zeros_like(overlaps, dtype=torch.bool).scatter(1, nearest, positive)
-    chosen &= _contains(gt_boxes[:, None], centers[:, None]) & counted[:, None]
+    chosen = chosen & _contains(gt_boxes[:, None], centers[:, None]) & counted[:, None]
     best, box = torch.where(chosen, overlaps, -1).max(dim=2)  # conflicts: the larger IoU
     return _take_ignored(torch.where(best >= 0, box, _BACKGROUND), overlaps, counted, crowd)
 
@@ -147,6 +147,28 @@ def assign_task_aligned(
         alignment.gather(2, row[..., None])[..., 0] * largest_iou.gather(1, row) / largest_alignment.gather(1, row)
     )
     return assigned, torch.where(assigned >= 0, targets, 0)
+
+
+@torch.no_grad()
+def assignment_target(
+    assigned: Tensor, gt_labels: Tensor, gt_boxes: Tensor, anchors: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`tinyssd_ops.assignment_target`."""
+    checks.check_assignment_target(assigned, gt_labels, gt_boxes, anchors)
+    dtype = compute_dtype(gt_boxes=gt_boxes, **({} if anchors is None else {"anchors": anchors}))
+    num_images, num_anchors = assigned.shape
+    num_gt = gt_boxes.shape[1]
+    matched = (assigned >= 0) & (assigned < num_gt)
+    classes = torch.where(assigned == _IGNORED, -1, 0)
+    targets = gt_boxes.new_zeros(num_images, num_anchors, 4, dtype=dtype)
+    if num_gt > 0:
+        row = torch.where(matched, assigned, 0)
+        classes = torch.where(matched, gt_labels.to(torch.int64).gather(1, row) + 1, classes)
+        boxes = gt_boxes.to(dtype).gather(1, row[..., None].expand(-1, -1, 4))
+        wanted = boxes if anchors is None else box_ops.encode_boxes(anchors.to(dtype), boxes)
+        targets = torch.where(matched[..., None], wanted, targets)
+    mask = matched[..., None].expand(-1, -1, 4).to(dtype)
+    return targets.flatten(1), mask.flatten(1), classes
 
 
 def _scores_of(scores: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:

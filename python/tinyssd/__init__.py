@@ -4,8 +4,15 @@ Read in this order: :mod:`tinyssd.model.network` and :mod:`tinyssd.model.loss`, 
 :mod:`tinyssd.model.pyramid` and :mod:`tinyssd.model.aligned`, the default ones, :mod:`tinyssd.data.loader`,
 :mod:`tinyssd.training.train`. The geometry underneath (anchors, matching, suppression) is :mod:`tinyssd_ops`.
 
-What a program of your own needs is here; a whole run, as the command line makes it, is
-:func:`tinyssd.training.train.train`. Use a trained network::
+What a program of your own needs is here. Three lines train, use and export a detector, as the command line does::
+
+    from tinyssd import Run, train
+
+    run = train("DIR")  # or, of one that is trained: Run("runs/demo")
+    found = run.predict("photo.jpg")
+    files = run.export("onnx")
+
+Use a trained network::
 
     from PIL import Image
     from tinyssd import load_model, predict_picture
@@ -41,6 +48,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinyssd.api import Run, train
     from tinyssd.data.augment import AugmentConfig
     from tinyssd.data.images import read_picture
     from tinyssd.data.loader import Pictures, make_loader, to_input
@@ -65,6 +73,7 @@ __all__ = [
     "Pictures",
     "PyramidConfig",
     "PyramidSSD",
+    "Run",
     "Source",
     "SyntheticSource",
     "TinySSD",
@@ -80,6 +89,7 @@ __all__ = [
     "predict_picture",
     "read_picture",
     "to_input",
+    "train",
 ]
 
 _MODULES = (
@@ -95,6 +105,7 @@ _MODULES = (
     "data.synthetic",
     "run.checkpoint",
     "prediction.predict",
+    "api",
 )
 
 

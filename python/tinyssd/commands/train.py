@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MODELS = ("pyramid", "classic")
 _LOSSES = ("mined", "focal", "classic")
+_ASSIGNERS = ("greedy", "threshold", "atss", "task_aligned", "simota")
 
 
 def add(commands: Commands) -> None:
@@ -33,8 +34,8 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train on a data set",
-        description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png "
-        "and checkpoint.pt.",
+        description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png, "
+        "report.html and checkpoint.pt.",
         epilog="A folder of your own may hold Pascal VOC, COCO, YOLO or a table of boxes; format, splits and class "
         "names are found by looking, and said. Boxes that reach outside their picture are clipped, those without area "
         "dropped, broken pictures skipped; all of it is counted, and 'tinyssd check DIR' lists it.",
@@ -65,14 +66,17 @@ def add(commands: Commands) -> None:
         metavar="PIXELS",
         help="longer side of the input (default: by the objects)",
     )
-    parser.add_argument(
-        "--loss", choices=_LOSSES, help="of --model classic: hard negatives 3:1 (default), focal, or the textbook's"
-    )
+    parser.add_argument("--loss", choices=_LOSSES, help="hard negatives 3:1 (default), focal, or the textbook's")
     parser.add_argument(
         "--model", choices=_MODELS, help="the network: pyramid (default), or classic, that of the textbook"
     )
     parser.add_argument(
         "--init", type=Path, metavar="RUN", help="begin with the weights of another run; it may have other classes"
+    )
+    parser.add_argument(
+        "--assigner",
+        choices=_ASSIGNERS,
+        help="which anchors learn an object (default: task_aligned; greedy with --model classic)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)
@@ -80,6 +84,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tinyssd.report.write import write_report
     from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.train import train
 
@@ -102,7 +107,8 @@ def _run(options: argparse.Namespace) -> int:
         say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
     _draw_validation(run, config)
-    say(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {run}/predictions.png")
+    page = write_report(run, config.train.device)
+    say(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {page}")
     return 0
 
 
@@ -111,52 +117,20 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
     from dataclasses import asdict, replace
 
     from tinyssd.data.open import open_data
+    from tinyssd.model.build import config_type
+    from tinyssd.model.loss import LossConfig
     from tinyssd.model.network import TinySSDConfig
     from tinyssd.model.pyramid import PyramidConfig
-    from tinyssd.run.config import RunConfig
-
-    values, classic = _base(options)
-    for section, settings in _given(options).items():
-        values[section].update({key: value for key, value in settings.items() if value is not None})
-    if "name" in values["data"]:
-        values["data"]["name"] = data_name(values["data"]["name"])
-    if classic and options.image_size is not None:
-        values["model"]["image_size"] = (options.image_size, options.image_size)
-    # The classes are those of the data, which are opened at the size of the network.
-    network = TinySSDConfig if classic else PyramidConfig
-    model = network(**{**values["model"], "num_classes": 2})
-    draft = RunConfig.from_dict({**values, "class_names": (), "model": asdict(model)})
-    sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
-    names = sources[0].class_names
-    config = replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1))
-    return config if classic else _fitted(config, values, sources[0], options.image_size), sources
-
-
-def _base(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], bool]:
-    """The sections of the configuration without the options' values, and whether the network is the textbook's."""
-    from tinyssd.model.build import config_type
-    from tinyssd.model.network import TinySSDConfig
-    from tinyssd.run.config import read_config_file
+    from tinyssd.run.config import RunConfig, read_config_file
     from tinyssd.training.recipe import recipe_defaults
 
     values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}, "loss": {}, "augment": {}}
     if options.config is not None:
         values.update(read_config_file(options.config))
     classic = options.model == "classic" or config_type(values["model"]) is TinySSDConfig
-    if classic and options.model == "pyramid":
-        raise ConfigError(f"--model pyramid: {options.config} holds the sizes and ratios of the classic network")
-    if classic:
-        return values, classic
-    if options.loss is not None:
-        raise ConfigError(f"--loss {options.loss}: is of the textbook's network; add --model classic")
-    defaults = recipe_defaults()
-    return {name: {**defaults.get(name, {}), **section} for name, section in values.items()}, classic
-
-
-def _given(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """What the options say, by section; None where they say nothing."""
-    from tinyssd.model.loss import LossConfig
-
+    if not classic:
+        for section, defaults in recipe_defaults().items():
+            values[section] = {**defaults, **values[section]}
     given = {
         "data": {
             "name": options.data,
@@ -175,22 +149,35 @@ def _given(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
             "device": options.device,
             "workers": options.workers,
         },
-        "loss": _loss_values(options.loss, LossConfig.classic()),
+        "loss": {**_loss_values(options.loss, LossConfig.classic()), "assigner": options.assigner},
     }
     if options.loss == "classic":
         given["train"] |= {"match_iou": 0.5, "ignore_iou": 0.5}
-    return given
+    for section, settings in given.items():
+        values[section] = {
+            **values[section],
+            **{key: value for key, value in settings.items() if value is not None},
+        }
+    if "name" in values["data"]:
+        values["data"]["name"] = data_name(values["data"]["name"])
+    # The classes are those of the data, which are opened at the size of the network.
+    if classic and options.image_size is not None:
+        values["model"]["image_size"] = (options.image_size, options.image_size)
+    network = TinySSDConfig if classic else PyramidConfig
+    model = network(num_classes=2, **values["model"])
+    draft = RunConfig.from_dict({**values, "class_names": (), "model": asdict(model)})
+    sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
+    names = sources[0].class_names
+    config = replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1))
+    return config if classic else _fitted(config, values, sources[0], options.image_size), sources
 
 
 def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source, longer_side: int | None) -> RunConfig:
     """Input, anchors and length by the training pictures, where they are not given."""
     from dataclasses import replace
 
-    from tinyssd.model.pyramid import STRIDES
     from tinyssd.training.recipe import fit, length, training_objects
 
-    if longer_side is not None and longer_side < STRIDES[-1]:
-        raise ConfigError(f"--image-size: expected at least {STRIDES[-1]}, got {longer_side}")
     model, train = config.model, config.train
     if "anchors" not in values["model"]:
         fitted = fit(training_objects(source), values["model"].get("image_size"), longer_side)
@@ -232,6 +219,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
         "model",
         "init",
         "loss",
+        "assigner",
         "seed",
     )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]

@@ -131,6 +131,22 @@ def average_precision(
         num_classes: Classes without background.
         image_size: Height and width that boxes, given as shares of the picture, are scaled to.
     """
+    evaluation = coco_evaluation(predictions, truth, num_classes, image_size)
+    # [IoU threshold, recall, class] for objects of all sizes and at most 100 results a picture.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
+    confidence = evaluation.eval["scores"][0, :, :, 0, -1]
+    per_class_50 = tuple(_mean(precision[0, :, index]) for index in range(num_classes))
+    thresholds = _best_thresholds(precision[0], confidence, evaluation.params.recThrs)
+    present = [one for one in thresholds if not math.isnan(one)]
+    threshold = sum(present) / len(present) if present else math.nan
+    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold, per_class_50, thresholds)
+
+
+def coco_evaluation(
+    predictions: Sequence[np.ndarray], truth: Sequence[np.ndarray], num_classes: int, image_size: tuple[int, int]
+) -> Any:
+    """pycocotools' ``COCOeval`` after its work; arguments as in :func:`average_precision`."""
     from pycocotools.cocoeval import COCOeval
 
     height, width = image_size
@@ -146,15 +162,7 @@ def average_precision(
         evaluation = COCOeval(_coco(gt, len(truth), num_classes), _coco(found, len(truth), num_classes), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    # [IoU threshold, recall, class] for objects of all sizes and at most 100 results a picture.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
-    confidence = evaluation.eval["scores"][0, :, :, 0, -1]
-    per_class_50 = tuple(_mean(precision[0, :, index]) for index in range(num_classes))
-    thresholds = _best_thresholds(precision[0], confidence, evaluation.params.recThrs)
-    present = [one for one in thresholds if not math.isnan(one)]
-    threshold = sum(present) / len(present) if present else math.nan
-    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold, per_class_50, thresholds)
+    return evaluation
 
 
 def _best_thresholds(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> tuple[float, ...]:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tinyssd.data.source import IGNORED_FROM, PADDING
+from tinyssd.model.assigners import assign, stages_of
 from tinyssd.model.loss import LossConfig
-from tinyssd.model.pyramid import STRIDES, PyramidConfig
-from tinyssd_ops import assign_atss, assign_simota, assign_task_aligned, decode_boxes, iou_pairs
+from tinyssd.model.pyramid import PyramidConfig
+from tinyssd_ops import decode_boxes, iou_pairs
 
 # Boxes that grow without limit would be infinite before the first steps have tamed them.
 _MAX_GROWTH = 1000 / 16
@@ -49,7 +49,8 @@ def aligned_loss(
     offsets = offsets.float().unflatten(1, (-1, 4))  # [B, A, 4]
     with torch.no_grad():
         boxes = decode_boxes(anchors, offsets, max_growth=_MAX_GROWTH)
-        assigned, quality = _assign(anchors[0], scores, boxes, labels, network, config)
+        stages = stages_of(network, anchors.device)
+        assigned, quality = assign(stages, anchors[0], scores.sigmoid(), boxes, labels, config)
         matched = assigned >= 0
         rows = labels.gather(1, assigned.clamp(min=0)[..., None].expand(-1, -1, 5))  # [B, A, 5]
         quality = torch.where(matched, quality, 0)
@@ -66,25 +67,3 @@ def aligned_loss(
     overlap = iou_pairs(boxes, rows[..., 1:][matched], kind=config.boxes, aligned=True)
     box_errors = (1 - overlap) * quality[matched]
     return Parts((errors * weights).sum() / total, config.box_weight * box_errors.sum() / total)
-
-
-def _assign(
-    anchors: Tensor, scores: Tensor, boxes: Tensor, labels: Tensor, network: PyramidConfig, config: LossConfig
-) -> tuple[Tensor, Tensor]:
-    """Which object each anchor learns, int64 [B, A] (-1 none, -2 takes no part), and how well it does, [B, A]."""
-    gt_boxes, class_ids = labels[..., 1:].contiguous(), labels[..., 0].long()
-    given = {"gt_valid": class_ids != PADDING, "gt_ignored": class_ids <= IGNORED_FROM}
-    if config.assigner == "atss":
-        assigned = assign_atss(anchors, network.stage_sizes(), gt_boxes, **given)
-        own = gt_boxes.gather(1, assigned.clamp(min=0)[..., None].expand(-1, -1, 4))
-        return assigned, iou_pairs(boxes, own, aligned=True)
-    probabilities, points = scores.sigmoid(), (anchors[:, :2] + anchors[:, 2:]) / 2
-    predicted = (probabilities, boxes.contiguous(), points)
-    if config.assigner == "simota":
-        # The rule wants the width of the cells; inputs are nearly square.
-        widths = anchors.new_tensor(STRIDES) / network.image_size[1]
-        strides = widths.repeat_interleave(torch.tensor(network.stage_sizes(), device=anchors.device))
-        return assign_simota(*predicted, strides, class_ids.clamp(min=0), gt_boxes, **given)
-    return assign_task_aligned(
-        *predicted, class_ids.clamp(min=0), gt_boxes, **given, topk=config.topk, alpha=config.alpha, beta=config.beta
-    )

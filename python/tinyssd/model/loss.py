@@ -23,7 +23,7 @@ IGNORED = -1
 
 ClassLoss = Literal["mined", "focal", "mean", "varifocal"]
 BoxLoss = Literal["smooth_l1", "l1", "iou", "giou", "diou", "ciou"]
-Assigner = Literal["threshold", "task_aligned", "atss", "simota"]
+Assigner = Literal["greedy", "threshold", "atss", "task_aligned", "simota"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class LossConfig:
         smooth_l1_beta: For "smooth_l1": the offset error at which the square turns into a line.
         box_weight: Factor of the box loss.
         normalize: Divide by the "matches" of each picture, or take the mean over all "anchors".
-        assigner: Which anchors learn an object: "threshold" (those that meet it, by ``match_iou``), or a rule of
-            :mod:`tinyssd_ops.assigners` for the pyramid network.
+        assigner: Which anchors learn an object: "greedy" is the rule of :func:`tinyssd_ops.multibox_target`, the others
+            are those of :mod:`tinyssd_ops.assigners`; see :mod:`tinyssd.model.assigners`.
         topk: For "task_aligned": the most anchors of an object; the two that follow are its powers.
         alpha: Of the score.
         beta: Of the IoU.
@@ -59,7 +59,7 @@ class LossConfig:
     smooth_l1_beta: float = 1.0
     box_weight: float = 1.0
     normalize: Literal["matches", "anchors"] = "matches"
-    assigner: Assigner = "threshold"
+    assigner: Assigner = "greedy"
     topk: int = 10
     alpha: float = 0.5
     beta: float = 6.0
@@ -73,15 +73,13 @@ class LossConfig:
         ):
             if value not in allowed:
                 raise ConfigError(f"loss: {name} must be one of {', '.join(allowed)}, got {value!r}")
-        aligned = (self.classes == "varifocal", self.boxes.endswith("iou"), self.assigner != "threshold")
-        if any(aligned) and not all(aligned):
-            three = f"classes {self.classes!r}, boxes {self.boxes!r} and assigner {self.assigner!r}"
-            raise ConfigError(f"loss: {three} are not of one network")
+        if (self.classes == "varifocal") != self.boxes.endswith("iou"):
+            raise ConfigError(f"loss: classes {self.classes!r} and boxes {self.boxes!r} are not of one network")
 
     @property
     def is_aligned(self) -> bool:
         """Whether this is the loss of the pyramid network."""
-        return self.assigner != "threshold"
+        return self.classes == "varifocal"
 
     @classmethod
     def aligned(cls) -> LossConfig:

@@ -124,7 +124,7 @@ def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(values, dict):
         values = {"": None}
