@@ -37,6 +37,7 @@ from tinyssd.files import write_json, write_json_lines
 from tinyssd.model.device import pick_device
 from tinyssd.model.loss import detection_loss
 from tinyssd.model.network import TinySSD
+from tinyssd.run.board import log_epoch
 from tinyssd.run.checkpoint import load_checkpoint, made_by_this_version, save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig
 from tinyssd.run.folder import CHECKPOINT, locked
@@ -173,6 +174,7 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
             save()
             write_json_lines(run / "metrics.jsonl", progress.history)
             curves.save_curves(progress.history, run / "curves.png")
+            log_epoch(run, row, config.class_names)
             say(_epoch_line(row, settings.epochs))
         if progress.epoch < settings.epochs:
             save()
