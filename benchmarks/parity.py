@@ -1,8 +1,8 @@
 """``python -m benchmarks.parity``: random batches through the CPU kernels and the CUDA kernels, results compared.
 
 The inputs are of every kind that the tests know (clustered, identical, broken, of mixed sizes ...), of random sizes.
-Integers must be the same; so must the floats, but for the offsets of ``multibox_target``, whose logarithm may differ in
-the last place. The first call that differs is saved with both results.
+Integers must be the same; so must the floats, but for the offsets of ``multibox_target`` and ``assignment_target``,
+whose logarithm may differ in the last place. The first call that differs is saved with both results.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tinyssd_ops import reference
 # The kinds of inputs are those of the tests, which are no package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import cases
+import cases_assigners
 
 _LARGEST, _RARE_LARGEST = 2_000, 20_000
 _OFFSET_TOLERANCE = 1e-6
@@ -99,10 +100,30 @@ def batch(seed: int) -> Iterator[Call]:
     yield Call("assign_anchors", (anchors, labels[..., 1:].contiguous(), valid, threshold))
     yield Call("multibox_target", (anchors, labels, threshold))
 
+    yield from assigner_calls(draw, anchors, largest, seed)
+
     predictions = cases.predictions(images, draw.integer(1, 24), draw.integer(1, largest // 2), seed)
     yield Call("multibox_detection", (*predictions, threshold, draw.one_of([0.01, 0.3])))
     options = {"max_detections": draw.integer(1, 300), "class_agnostic": draw.one_of([True, False])}
     yield Call("detect", (*predictions, threshold, draw.one_of([0.01, 0.2])), options)
+
+
+def assigner_calls(draw: Draw, anchors: Tensor, largest: int, seed: int) -> Iterator[Call]:
+    """The rules of today's detectors, some of whose boxes are padding or crowds, and the targets that follow."""
+    kind = draw.one_of(list(cases.BOXES))
+    head = cases_assigners.detection_head(draw.integer(2, largest), 2 * draw.integer(1, 100), kind, seed)
+    *_, labels, gts, valid, ignored = head
+    high, low = draw.one_of([(0.5, 0.4), (0.7, 0.3), (0.5, 0.5), (0.0, 0.0)])
+    keeps = (draw.one_of([True, False]), draw.one_of([True, False]))
+    yield Call("assign_threshold", (anchors, gts, valid, ignored, high, low, *keeps))
+    first = draw.integer(1, len(anchors))
+    yield Call("assign_atss", (anchors, [first, len(anchors) - first], gts, valid, ignored, draw.integer(1, 64)))
+    topk, powers = draw.integer(1, 64), draw.one_of([(1.0, 6.0), (0.5, 6.0), (0.0, 2.5)])
+    yield Call("assign_task_aligned", (*head, topk, *powers))
+    strides = cases_assigners.strides_of(len(head[2]))
+    yield Call("assign_simota", (*head[:3], strides, *head[3:], draw.one_of([0.0, 1.0, 2.5]), topk))
+    assigned = torch.arange(2 * len(anchors)).view(2, -1) % (gts.shape[1] + 3) - 2
+    yield Call("assignment_target", (assigned, labels, gts, draw.one_of([None, anchors])))
 
 
 def difference(op: str, expected: Any, actual: Any) -> str:
@@ -113,7 +134,7 @@ def difference(op: str, expected: Any, actual: Any) -> str:
     for place, (one, two) in enumerate(zip(ours, theirs, strict=True)):
         if one.shape != two.shape or one.dtype != two.dtype:
             return f"result {place}: {one.dtype} {list(one.shape)} and {two.dtype} {list(two.shape)}"
-        tolerance = _OFFSET_TOLERANCE if (op, place) == ("multibox_target", 0) else 0
+        tolerance = _OFFSET_TOLERANCE if op.endswith("_target") and place == 0 else 0
         same = torch.isclose(one, two, rtol=tolerance, atol=tolerance, equal_nan=one.is_floating_point())
         if not same.all():
             where = (~same).nonzero()[0].tolist()

@@ -31,6 +31,11 @@ _HEADLINES = (
 _AXES = {
     "assign_anchors": "images x anchors x boxes",
     "multibox_target": "images x anchors x boxes",
+    "assign_threshold": "images x anchors x boxes",
+    "assign_atss": "images x anchors x boxes",
+    "assign_task_aligned": "images x anchors x boxes",
+    "assign_simota": "images x anchors x boxes",
+    "assignment_target": "images x anchors x boxes",
     "nms_padded": "images x boxes",
     "multibox_detection": "images x anchors",
     "detect": "images x anchors",
@@ -82,6 +87,8 @@ def readme_table(runs: Sequence[Run]) -> str:
     parts = []
     for run in runs:
         rows = {row.key: row for row in run.rows}
+        if not rows.keys() & set(_HEADLINES):
+            continue
         lines = [
             "| op | input | ours | torchvision | fastest other | time / floor |",
             "|---|---|---|---|---|---|",

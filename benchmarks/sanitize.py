@@ -37,6 +37,7 @@ def calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "box_iou", (priors, labels[..., 1:])
         yield "assign_anchors", (priors, labels[..., 1:], labels[..., 0] > 0)
         yield "multibox_target", (priors, labels)
+        yield from _assigner_calls(priors, labels)
         for classes in (1, 2, 21):
             found = inputs.random_predictions(images, classes, 1, priors[None])
             probs = found.logits.softmax(dim=-1).transpose(1, 2).contiguous()
@@ -46,6 +47,7 @@ def calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
     boxes, scores = inputs.random_boxes(_MANY_BOXES, 1)[None], inputs.scores(_MANY_BOXES, 1)[None]
     yield from _nms_calls(boxes, scores, inputs.class_ids(_MANY_BOXES, 80, 1)[None])
     yield "multibox_target", (inputs.ssd_anchors(), inputs.labels(32, 32, 20, 1))
+    yield "multibox_target", (inputs.ssd_anchors(8), inputs.labels(2, 20, 20, 1))  # many tiles: another way to match
 
 
 def _nms_calls(boxes: Tensor, scores: Tensor, ids: Tensor) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -53,6 +55,18 @@ def _nms_calls(boxes: Tensor, scores: Tensor, ids: Tensor) -> Iterator[tuple[str
     yield "batched_nms", (boxes[0], scores[0], ids[0], 0.5)
     yield "nms_padded", (boxes, scores, 0.5)
     yield "nms_padded", (boxes, scores, 0.3, ids, 0.2, 50)
+
+
+def _assigner_calls(anchors: Tensor, labels: Tensor) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    ids, gts = labels[..., 0].long(), labels[..., 1:].contiguous()
+    flags = ids > 0, ids == 1
+    scores = torch.full((len(labels), len(anchors), 4), 0.5)
+    head = scores, anchors.expand(len(labels), -1, -1).contiguous(), anchors[:, :2].contiguous()
+    yield "assign_threshold", (anchors, gts, *flags, 0.5, 0.4, True, True)
+    yield "assign_atss", (anchors, [len(anchors) // 2, -(-len(anchors) // 2)], gts, *flags)
+    yield "assign_task_aligned", (*head, ids, gts, *flags)
+    yield "assign_simota", (*head, torch.full((len(anchors),), 0.1), ids, gts, *flags)
+    yield "assignment_target", (scores[..., 0].long(), ids, gts, anchors)
 
 
 def headline_calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -63,6 +77,8 @@ def headline_calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "nms", (inputs.random_boxes(size, 1), inputs.scores(size, 1), 0.5)
     yield "box_iou", (inputs.random_boxes(5_444, 1), inputs.random_boxes(5_444, 2))
     yield "multibox_target", (anchors, inputs.labels(32, 32, 20, 1))
+    yield "multibox_target", (inputs.ssd_anchors(4), inputs.labels(16, 100, 20, 1))
+    yield from _assigner_calls(anchors[0], inputs.labels(32, 32, 4, 1))
     yield "multibox_detection", (probs, predictions.offsets, anchors)
     yield "detect", (probs, predictions.offsets, anchors)
 

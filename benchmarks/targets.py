@@ -32,6 +32,7 @@ _DETECTION: Key = ("multibox_detection", "random", "B=4 A=5444 C=2")
 _NMS_1K: Key = ("nms", "random", "N=1,000")
 _PADDED: Key = ("nms_padded", "random", "B=32 N=5,444")
 _ONE_IMAGE = ("one image", "B=1 A=136100 G=100")
+_THRESHOLD: Key = ("assign_threshold", "pyramid", "B=8 A=8400 G=500")
 _CAPTURED_TARGET: Key = ("multibox_target", "random" + CAPTURED, _TARGET[2])
 _CAPTURED_IOU: Key = ("box_iou", "random" + CAPTURED, _BOX_IOU[2])
 # What the other fixed-shape ops take of the device alone: promised nowhere, measured with the rest on CUDA.
@@ -156,6 +157,8 @@ _ADVERSARIAL: tuple[Key, ...] = tuple(
 
 TARGETS = (
     faster_than("torch loop", "multibox_target B=32, A=5444, G=32", _TARGET, 1, 50),
+    faster_than("reference", "multibox_target B=32, A=5444, G=32", _TARGET, 1, 100),
+    faster_than("reference", "assign_threshold B=8, A=8400, G=500", _THRESHOLD, 1, 100),
     faster_than("torchvision", "nms of 20,000 random boxes", _NMS_20K, 1, 10),
     faster_than("torchvision", "box_iou 5444 x 5444", _BOX_IOU, 1, 8),
     faster_than("torchvision", "nms of 20,000 random boxes", _NMS_20K, 2, 100),

@@ -1,4 +1,9 @@
-"""``python -m benchmarks.work``: work, depth and a modelled H100 time of the CUDA kernels, by count, without a GPU."""
+"""``python -m benchmarks.work``: work, depth and a modelled H100 time of the CUDA kernels, by count, without a GPU.
+
+The exit status is 0 when the rows were counted. With ``--check`` it is 1 where a count exceeds its budget by more than
+a tenth or a row misses its goal, and a line on standard error says which, by how much. It is 1 as well, with a
+sentence, where no row matches ``--filter`` or this machine cannot compile the kernels for the CPU.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +93,9 @@ def short(value: float) -> str:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.work", description=__doc__.partition(": ")[2])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.work", description=(__doc__ or "").split("\n\n")[0].partition(": ")[2]
+    )
     parser.add_argument("--filter", default="", metavar="REGEX", help="only the rows whose name matches")
     parser.add_argument("--check", action="store_true", help="exit 1 where a budget is exceeded or a goal is missed")
     parser.add_argument("--update", action="store_true", help=f"rewrite the budgets ({work_budgets.FILE.name})")

@@ -143,6 +143,26 @@ inline ScalarType check_assign_task_aligned(
   return dtype;
 }
 
+// What assignment_target reads in an assignment: an index of a box, or else why there is none.
+TINYSSD_INLINE bool is_index(int64_t g, int64_t num_gt) { return g >= 0 && g < num_gt; }
+TINYSSD_INLINE int64_t class_without_box(int64_t g) { return g == kIgnored ? -1 : 0; }
+
+inline ScalarType check_assignment_target(
+    const Tensor& assigned, const Tensor& gt_labels, const Tensor& gt_boxes, const std::optional<Tensor>& anchors) {
+  expect_shape("assigned", assigned, {"B", "A"});
+  const ScalarType index = assigned.scalar_type();
+  expect(index == ScalarType::Long, "assigned: expected dtype torch.int64, got ", dtype_string(index));
+  expect_shape("gt_boxes", gt_boxes, {assigned.size(0), "G", 4});
+  expect_shape("gt_labels", gt_labels, {assigned.size(0), gt_boxes.size(1)});
+  if (anchors) expect_shape("anchors", *anchors, {assigned.size(1), 4});
+  const ScalarType dtype = anchors ? compute_dtype({{"gt_boxes", gt_boxes}, {"anchors", *anchors}})
+                                   : compute_dtype({{"gt_boxes", gt_boxes}});
+  expect_integer("gt_labels", gt_labels);
+  expect_device("gt_labels", gt_labels, gt_boxes);
+  expect_device("assigned", assigned, gt_boxes);
+  return dtype;
+}
+
 // How many of the anchors each level of a pyramid has. Plain data, so that it also travels as a kernel's argument.
 struct Levels {
   static constexpr int kMost = 16;

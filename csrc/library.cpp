@@ -34,6 +34,10 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
   m.def(
       "assign_simota(Tensor scores, Tensor boxes, Tensor points, Tensor strides, Tensor gt_labels, Tensor gt_boxes, "
       "Tensor? gt_valid=None, Tensor? gt_ignored=None, float radius=2.5, int topk=10) -> (Tensor, Tensor)");
+  // int64 [B, A], integer [B, G], [B, G, 4], [A, 4] -> targets [B, 4A], mask [B, 4A], classes int64 [B, A]
+  m.def(
+      "assignment_target(Tensor assigned, Tensor gt_labels, Tensor gt_boxes, Tensor? anchors=None) "
+      "-> (Tensor, Tensor, Tensor)");
   // [N, 4], [N] -> int64 [K]
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   // [N, 4], [N], integer [N] -> int64 [K]

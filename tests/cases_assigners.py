@@ -63,6 +63,8 @@ def assigner_calls(anchors: Tensor, gts: Tensor) -> dict[str, list[tuple[tuple[A
     """Good calls of the assigners, for anchors [70, 4] and boxes [2, 5, 4]."""
     head = detection_head(70, 10)
     valid, ignored = head[5:]
+    assigned = (torch.arange(140) % 9 - 3).view(2, 70)  # -3 and 5 are no indices: background
+    labels = torch.arange(10).view(2, 5) % 4
     return {
         "assign_threshold": [
             ((anchors, gts), {}),
@@ -80,5 +82,9 @@ def assigner_calls(anchors: Tensor, gts: Tensor) -> dict[str, list[tuple[tuple[A
         "assign_task_aligned": [
             (head[:5], {}),
             ((*head, 3, 0.5, 2.0), {}),
+        ],
+        "assignment_target": [
+            ((assigned, labels, gts), {}),
+            ((assigned, labels, gts, anchors), {}),
         ],
     }

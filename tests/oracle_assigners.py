@@ -5,7 +5,10 @@ Numbers are NumPy scalars, so that every operation is rounded to the dtype on it
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -125,6 +128,11 @@ def assign_task_aligned(
     return assigned, targets
 
 
+def _sum(values: Iterable[float]) -> float:
+    """One after the other; Python's own ``sum`` carries what rounding lost, from 3.12 on."""
+    return functools.reduce(operator.add, values, 0.0)
+
+
 def assign_atss(
     anchors: Tensor, level_sizes: list[int], gts: Tensor, valid: Tensor | None, ignored: Tensor | None, topk: int
 ) -> Tensor:
@@ -145,8 +153,8 @@ def assign_atss(
                 start = sum(level_sizes[:level])
                 candidates += sorted(range(start, start + size), key=lambda i, d=apart: d[i])[:topk]
             overlaps = [float(table[i, j]) for i in candidates]
-            mean = sum(overlaps) / max(len(overlaps), 1)
-            squares = sum((v - mean) * (v - mean) for v in overlaps)
+            mean = _sum(overlaps) / max(len(overlaps), 1)
+            squares = _sum((v - mean) * (v - mean) for v in overlaps)
             deviation = math.sqrt(squares / (len(overlaps) - 1)) if len(overlaps) > 1 else 0.0
             for i, overlap in zip(candidates, overlaps, strict=True):
                 if overlap - mean >= deviation and _inside(centers[i], g[j]):
@@ -161,6 +169,16 @@ def _cross_entropy(scores: list[Any], label: int) -> float:
     return -sum(log(float(p) if c == label else 1 - float(p)) for c, p in enumerate(scores))
 
 
+class UndecidedError(Exception):
+    """Two costs are so close that the rounding of the ops' logarithms may decide."""
+
+
+def _expect_apart(one: tuple[bool, float], two: tuple[bool, float]) -> None:
+    """Costs of one tier are the same, of the same numbers, or apart."""
+    if one[0] == two[0] and 0 < abs(one[1] - two[1]) < 1e-4:
+        raise UndecidedError
+
+
 def assign_simota(
     scores: Tensor,
     predicted: Tensor,
@@ -173,7 +191,11 @@ def assign_simota(
     radius: float,
     topk: int,
 ) -> tuple[Tensor, Tensor]:
-    """One image. YOLOX, section 2.1, with OTA's dynamic k. Costs are in float64, not rounded as the ops round them."""
+    """One image. YOLOX, section 2.1, with OTA's dynamic k. Costs are in float64, not rounded as the ops round them.
+
+    Raises:
+        UndecidedError: Where that may matter.
+    """
     s, b, p, g = _rows(scores), _rows(predicted), _rows(points), _rows(gts)
     narrow = points.numpy().dtype.type
     boxes, crowd = _split(len(g), valid, ignored)
@@ -199,8 +221,14 @@ def assign_simota(
             )
             for i in anchors
         }
-        for i in sorted(anchors, key=lambda i, costs=costs: costs[i])[:count]:
+        ranked = sorted(anchors, key=lambda i, costs=costs: costs[i])
+        if len(ranked) > count:
+            _expect_apart(costs[ranked[count - 1]], costs[ranked[count]])
+        for i in ranked[:count]:
             takers[i][j] = costs[i]
+    for held in takers.values():
+        for one, two in itertools.pairwise(sorted(held.values())[:2]):
+            _expect_apart(one, two)
     result = [min(takers[i], key=lambda j, i=i: takers[i][j]) if takers[i] else -1 for i in range(len(b))]
     assigned = _ignore_crowds(result, table, boxes, crowd)
     ious = [table[i, j] if j >= 0 else narrow(0) for i, j in enumerate(assigned.tolist())]

@@ -132,6 +132,12 @@ def test_the_readme_keeps_what_is_around_the_table():
         report.with_table("no markers", "table")
 
 
+def test_the_readme_leaves_out_runs_without_its_rows():
+    run = replace(example_run(), rows=(replace(example_run().rows[1], op="assign_atss"),))
+    assert report.readme_table([run]) == ""
+    assert report.readme_table([run, example_run()]) == report.readme_table([example_run()])
+
+
 def test_a_peer_that_does_another_job_is_labelled_and_never_the_fastest():
     run = example_run()
     other = PeerResult("shortcut", timing(1e-9), "another matching rule", same_job=False)

@@ -212,6 +212,7 @@ def _large_calls():
         "assign_atss": (anchors, [400, 150, 50], labels[..., 1:], labels[..., 0] >= 0, labels[..., 0] == 1),
         "assign_simota": (*head[:3], strides_of(900), *head[3:]),
         "assign_task_aligned": head,
+        "assignment_target": (torch.arange(8 * 600).view(8, 600) % 22 - 2, ids[:160].view(8, 20), labels[..., 1:]),
     }
 
 
@@ -247,7 +248,7 @@ def test_vmap_over_nothing():
     assert classes.shape == (0, 3, 7)
 
 
-CONSTANTS = ["multibox_target", "multibox_detection", "detect"]
+CONSTANTS = ["multibox_target", "multibox_detection", "detect", "assign_threshold", "assign_task_aligned"]
 
 
 @pytest.mark.parametrize("op", CONSTANTS)

@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
 import tinyssd_ops
+from tinyssd_ops import _extension
 
 PACKAGE = Path(tinyssd_ops.__file__).resolve().parent
 # "native" where this process serves the CPU natively: a source tree may hold a library that the environment refuses.
@@ -53,6 +55,66 @@ def test_build_info():
     assert build["torch_abi_target"] == "2.10"
     assert build["simd_paths"][0] == "baseline"
     assert build["simd"] in build["simd_paths"]
+
+
+class _Cuda:
+    """As the module _C_cuda says it."""
+
+    def __init__(self, driver, architectures="8.0;9.0+PTX"):
+        self.driver_version = lambda: driver
+        self.build_info = lambda: {"cuda_architectures": architectures}
+
+
+def test_what_is_said_of_gpus(monkeypatch):
+    assert _extension.gpus(_Cuda(0)) == ["no NVIDIA driver"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert _extension.gpus(_Cuda(13000)) == ["a driver for CUDA 13.0, and no GPU that torch can use"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda k: f"GPU {k}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda k: ((8, 9), (7, 5))[k])
+    assert _extension.gpus(_Cuda(12080)) == [
+        "GPU 0, compute capability 8.9, a driver for CUDA 12.8: the library holds code for it",
+        "GPU 1, compute capability 7.5, a driver for CUDA 12.8: the library holds no code for it: install again with "
+        'TORCH_CUDA_ARCH_LIST="7.5"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "expected"),
+    [
+        ((9, 0), "8.0;9.0+PTX", "holds code"),
+        ((8, 6), "8.0;9.0+PTX", "holds code"),
+        ((8, 0), "8.6", "holds no code"),
+        ((12, 0), "8.0;9.0+PTX", "holds PTX"),
+        ((12, 0), "8.0;9.0", "holds no code"),
+        ((9, 0), "9.0a", "holds code"),
+        ((12, 1), "12.0a+PTX", "holds no code"),
+    ],
+)
+def test_code_for_a_gpu(capability, architectures, expected):
+    assert expected in _extension.code_for(capability, architectures.split(";"))
+
+
+def test_the_reference_on_a_gpu_is_said_once(monkeypatch):
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+        device = torch.device("cuda")
+
+    boxes = torch.rand(3, 4).as_subclass(OnGpu)
+    monkeypatch.setattr(tinyssd_ops.ops, "_NATIVE_DEVICES", frozenset({"cpu"}))
+    monkeypatch.delenv("TINYSSD_OPS_BACKEND", raising=False)
+    _extension.warn_of_the_reference.cache_clear()
+    with pytest.warns(UserWarning, match="CUDA tensors are served by the pure-Torch reference") as caught:
+        served = [tinyssd_ops.ops._backend(boxes=boxes) for _ in range(2)]
+    assert served == [tinyssd_ops.reference] * 2
+    assert len(caught) == 1
+    monkeypatch.setenv("TINYSSD_OPS_BACKEND", "reference")
+    _extension.warn_of_the_reference.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tinyssd_ops.ops._backend(boxes=boxes)
+    _extension.warn_of_the_reference.cache_clear()
 
 
 def test_public_names():

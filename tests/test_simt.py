@@ -46,9 +46,11 @@ GOOD = {
     "missing_lane": "5 4",
     "missing_lane_at_barrier": "1",
     "outsider": "1 -1",
+    "rounds": "3",
     "scan_and_sort": "0",
     "shared_neighbour": "8255",
     "spin": "1",
+    "stride": "1029",
     "sum": "8128 8128 8128 8128",
     "two_barriers": "1",
 }
@@ -110,6 +112,13 @@ def test_bad_waits_are_errors(case, message):
 
 def test_a_block_that_spins_is_an_error():
     assert "the block spins" in _run("spin", "bad", 1).stdout
+
+
+@pytest.mark.parametrize("case", ["rounds", "stride"])
+def test_a_launch_without_an_end_is_an_error(case):
+    error = _run(case, "bad", 1).stdout
+    assert error.startswith(f"simt: kernel {case}_kernel, seed 0, block (0, 0, 0), thread (")
+    assert "the launch does not end" in error
 
 
 def test_launches_are_refused_as_by_cuda():

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from simt import run
 
-from benchmarks import inputs, work_budgets, work_model, work_rows
-from benchmarks.work_machine import Machine
+from benchmarks import inputs, work, work_budgets, work_model, work_rows
+from benchmarks.work_machine import Counted, Machine
 from benchmarks.work_model import Work, work_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +102,19 @@ def test_every_row_has_a_budget():
     assert {row.name for row in work_rows.rows()} == set(work_budgets.load())
 
 
+def test_the_notes_tell_of_these_rows():
+    lines = (ROOT / "benchmarks" / "notes" / "cuda_work.md").read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    told = {row[0]: row for row in table[1:]}
+    budgets = work_budgets.load()
+    rows = {row.name: row for row in work_rows.rows()}
+    assert {row.name for row in rows.values() if row.most_seconds or row.floor_ratio} <= set(told) <= set(rows)
+    for row in (rows[name] for name in told):
+        assert int(told[row.name][5]) == budgets[row.name]["launches"], row.name
+        if row.most_seconds is not None:
+            assert told[row.name][3] == f"{row.most_seconds * 1e6:,.0f} us", row.name
+
+
 def test_a_filter_that_finds_nothing_is_an_error():
     done = _work("--filter", "no such row")
     assert done.returncode == 1
@@ -123,6 +138,36 @@ def test_a_goal_is_missed():
     row = next(r for r in work_rows.rows() if r.op == "box_iou")
     assert work_budgets.missed(row, Work(seconds=50e-6), 0, 40e-6) != []
     assert work_budgets.missed(row, Work(seconds=45e-6), 0, 40e-6) == []
+
+
+@pytest.fixture
+def counted_row(monkeypatch, tmp_path):
+    """What `check` sees of one row: instructions that are within the budget or not, and a time."""
+
+    def check(instructions: float, seconds: float, *options: str) -> int:
+        name, cycles = "box_iou 5,444 x 5,444", (seconds - work_model.LAUNCH_SECONDS) * work_model.CLOCK
+        record = _counts(instructions=instructions, deepest=cycles, depth=cycles)
+        counted = Counted((record,), (torch.zeros(5_444, 5_444),), 0.0)
+        monkeypatch.setattr(work, "Machine", lambda: SimpleNamespace(count=lambda *_: counted))
+        monkeypatch.setattr(work_budgets, "FILE", tmp_path / "budgets.json")
+        if not work_budgets.FILE.exists():
+            budget = {**dict.fromkeys(work_budgets.COUNTS, 1e9), "scratch": 0.0, "instructions": 1000.0}
+            work_budgets.FILE.write_text(json.dumps({name: budget}))
+        return work.main(["--filter", name, *options])
+
+    return check
+
+
+def test_check_says_what_it_found_and_exits_with_1(counted_row, capsys):
+    assert counted_row(1000, 40e-6, "--check") == 0
+    assert capsys.readouterr().err == ""
+    assert counted_row(1200, 40e-6, "--check") == 1
+    assert capsys.readouterr().err == "box_iou 5,444 x 5,444: instructions 1,200, the budget is 1,000\n"
+    assert counted_row(1000, 60e-6, "--check") == 1
+    assert capsys.readouterr().err == "box_iou 5,444 x 5,444: modelled 60 us, the goal is 48 us\n"
+    assert counted_row(1200, 60e-6) == 0  # without --check it only prints
+    assert counted_row(1200, 40e-6, "--update") == 0
+    assert counted_row(1200, 40e-6, "--check") == 0
 
 
 def test_a_launch_that_does_nothing_costs_the_launch():

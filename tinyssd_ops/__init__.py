@@ -1,7 +1,13 @@
 """The detection core of single-shot detectors: IoU, anchor assignment, NMS and the fused steps around them."""
 
 from tinyssd_ops._version import __version__
-from tinyssd_ops.assigners import assign_atss, assign_simota, assign_task_aligned, assign_threshold
+from tinyssd_ops.assigners import (
+    assign_atss,
+    assign_simota,
+    assign_task_aligned,
+    assign_threshold,
+    assignment_target,
+)
 from tinyssd_ops.boxes import (
     center_to_corner,
     clip_boxes,
@@ -30,6 +36,7 @@ __all__ = [
     "assign_simota",
     "assign_task_aligned",
     "assign_threshold",
+    "assignment_target",
     "batched_nms",
     "box_iou",
     "center_to_corner",

@@ -95,6 +95,20 @@ def check_assign_simota(
     expect_topk(topk)
 
 
+def check_assignment_target(assigned: Tensor, gt_labels: Tensor, gt_boxes: Tensor, anchors: Tensor | None) -> None:
+    """Arguments of assignment_target."""
+    expect_shape("assigned", assigned, ["B", "A"])
+    expect(assigned.dtype == torch.int64, f"assigned: expected dtype torch.int64, got {assigned.dtype}")
+    expect_shape("gt_boxes", gt_boxes, [assigned.shape[0], "G", 4])
+    expect_shape("gt_labels", gt_labels, list(gt_boxes.shape[:2]))
+    if anchors is not None:
+        expect_shape("anchors", anchors, [assigned.shape[1], 4])
+    compute_dtype(gt_boxes=gt_boxes, **({} if anchors is None else {"anchors": anchors}))
+    expect_integer("gt_labels", gt_labels)
+    expect_device("gt_labels", gt_labels, gt_boxes.device)
+    expect_device("assigned", assigned, gt_boxes.device)
+
+
 def expect_topk(topk: int) -> None:
     """The number of candidates that a box ranks is one that the kernels have room for."""
     expect(1 <= topk <= _MOST_TOPK, f"topk: expected a number from 1 to {_MOST_TOPK}, got {topk}")

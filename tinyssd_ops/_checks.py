@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import EllipsisType
 
 import torch
@@ -66,6 +66,13 @@ def whole_number(name: str, value: object) -> int:
     if type(whole) is int and not -(2**63) <= whole < 2**63:
         raise ValueError(f"{name}: expected a number from 0 to {_MOST}, got {whole}")
     return whole  # type: ignore[return-value]
+
+
+def whole_numbers(name: str, values: object) -> list[int]:
+    """The values, a list of whole numbers of any type."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected a list of whole numbers, got {type(values).__name__}")
+    return [whole_number(name, value) for value in values]
 
 
 def flag(name: str, value: object) -> bool:

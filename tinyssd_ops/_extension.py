@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +101,51 @@ def _driver_problem(cuda: ModuleType) -> str:
             f"{_cuda_version(runtime)}: update the driver, or install tinyssd_ops again with an older nvcc"
         )
     return ""
+
+
+def gpus(cuda: ModuleType) -> list[str]:
+    """A sentence for each GPU: whether the library holds code for it; one for why there is none. Starts CUDA."""
+    driver = cuda.driver_version()
+    if driver == 0:
+        return ["no NVIDIA driver"]
+    if not torch.cuda.is_available():
+        return [f"a driver for CUDA {_cuda_version(driver)}, and no GPU that torch can use"]
+    architectures = cuda.build_info()["cuda_architectures"].split(";")
+    found = []
+    for index in range(torch.cuda.device_count()):
+        capability = torch.cuda.get_device_capability(index)
+        found.append(
+            f"{torch.cuda.get_device_name(index)}, compute capability {capability[0]}.{capability[1]}, a driver for "
+            f"CUDA {_cuda_version(driver)}: {code_for(capability, architectures)}"
+        )
+    return found
+
+
+def code_for(capability: tuple[int, int], architectures: list[str]) -> str:
+    """What a library built for these architectures holds for a GPU: code of its generation, PTX of an older one."""
+    ptx = False
+    for one in architectures:
+        number = one.removesuffix("+PTX").rstrip("af")
+        major, minor = map(int, number.split("."))
+        exact = one.removesuffix("+PTX") != number  # 9.0a runs on 9.0 alone
+        if (major, minor) == capability or (major == capability[0] and minor < capability[1] and not exact):
+            return "the library holds code for it"
+        ptx = ptx or (one.endswith("+PTX") and (major, minor) <= capability and not exact)
+    if ptx:
+        return "the library holds PTX, which the driver compiles at the first use"
+    wanted = f"{capability[0]}.{capability[1]}"
+    return f'the library holds no code for it: install again with TORCH_CUDA_ARCH_LIST="{wanted}"'
+
+
+@functools.cache
+def warn_of_the_reference(reason: str) -> None:
+    """Says once that tensors on a GPU are served without kernels, unless that was asked for."""
+    if os.environ.get("TINYSSD_OPS_BACKEND") != "reference":
+        warnings.warn(
+            f"tinyssd_ops: CUDA tensors are served by the pure-Torch reference, which is slower ({reason}); "
+            "tinyssd_ops.info() says more, TINYSSD_OPS_BACKEND=reference silences this",
+            stacklevel=4,
+        )
 
 
 def _cuda_version(number: int) -> str:

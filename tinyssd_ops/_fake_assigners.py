@@ -77,5 +77,16 @@ def assign_simota(
     return scores.new_empty(scores.shape[:2], dtype=torch.int64), scores.new_empty(scores.shape[:2], dtype=dtype)
 
 
+def assignment_target(
+    assigned: Tensor, gt_labels: Tensor, gt_boxes: Tensor, anchors: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Shapes of assignment_target."""
+    checks.check_assignment_target(assigned, gt_labels, gt_boxes, anchors)
+    dtype = compute_dtype(gt_boxes=gt_boxes, **({} if anchors is None else {"anchors": anchors}))
+    num_images, num_anchors = assigned.shape
+    targets, mask = (gt_boxes.new_empty(num_images, 4 * num_anchors, dtype=dtype) for _ in range(2))
+    return targets, mask, gt_boxes.new_empty(num_images, num_anchors, dtype=torch.int64)
+
+
 def _assignment(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
     return anchors.new_empty(*gt_boxes.shape[:-2], anchors.shape[0], dtype=torch.int64)

@@ -149,6 +149,28 @@ def assign_task_aligned(
     return assigned, torch.where(assigned >= 0, targets, 0)
 
 
+@torch.no_grad()
+def assignment_target(
+    assigned: Tensor, gt_labels: Tensor, gt_boxes: Tensor, anchors: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`tinyssd_ops.assignment_target`."""
+    checks.check_assignment_target(assigned, gt_labels, gt_boxes, anchors)
+    dtype = compute_dtype(gt_boxes=gt_boxes, **({} if anchors is None else {"anchors": anchors}))
+    num_images, num_anchors = assigned.shape
+    num_gt = gt_boxes.shape[1]
+    matched = (assigned >= 0) & (assigned < num_gt)
+    classes = torch.where(assigned == _IGNORED, -1, 0)
+    targets = gt_boxes.new_zeros(num_images, num_anchors, 4, dtype=dtype)
+    if num_gt > 0:
+        row = torch.where(matched, assigned, 0)
+        classes = torch.where(matched, gt_labels.to(torch.int64).gather(1, row) + 1, classes)
+        boxes = gt_boxes.to(dtype).gather(1, row[..., None].expand(-1, -1, 4))
+        wanted = boxes if anchors is None else box_ops.encode_boxes(anchors.to(dtype), boxes)
+        targets = torch.where(matched[..., None], wanted, targets)
+    mask = matched[..., None].expand(-1, -1, 4).to(dtype)
+    return targets.flatten(1), mask.flatten(1), classes
+
+
 def _scores_of(scores: Tensor, gt_labels: Tensor) -> tuple[Tensor, Tensor]:
     """The scores [B, A, G] of the boxes' classes, and which boxes [B, G] have a class that exists."""
     labels = gt_labels.to(torch.int64)

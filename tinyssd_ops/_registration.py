@@ -30,6 +30,7 @@ _CONSTANT = (
     "assign_atss",
     "assign_task_aligned",
     "assign_simota",
+    "assignment_target",
 )
 _LIBRARIES: list[torch.library.Library] = []  # What is registered through one lasts as long as it does.
 
@@ -52,6 +53,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "assign_atss": _fake_assigners.assign_atss,
         "assign_task_aligned": _fake_assigners.assign_task_aligned,
         "assign_simota": _fake_assigners.assign_simota,
+        "assignment_target": _fake_assigners.assignment_target,
     }
     for name, fake in fakes.items():
         torch.library.register_fake(f"{namespace}::{name}", fake)
@@ -70,6 +72,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "assign_atss": functools.partial(_vmap_assign_anchors, ops.assign_atss, gt_boxes=2),
         "assign_task_aligned": _vmap_images(ops.assign_task_aligned, shared=2),
         "assign_simota": _vmap_images(ops.assign_simota, shared=(2, 3)),
+        "assignment_target": _vmap_images(ops.assignment_target, shared=3),
     }
     for name, rule in rules.items():
         torch.library.register_vmap(f"{namespace}::{name}", rule)
@@ -186,7 +189,7 @@ def _vmap_images(op: Callable[..., Any], shared: int | tuple[int, ...] = ()) -> 
 
     def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         size = info.batch_size
-        one_by_one = any(in_dims[i] is not None for i in common)
+        one_by_one = any(in_dims[i] is not None for i in common if i < len(in_dims))
         batched = [
             _in_front(arg, dim, size) if isinstance(arg, Tensor) and (one_by_one or i not in common) else arg
             for i, (arg, dim) in enumerate(zip(args, in_dims, strict=False))

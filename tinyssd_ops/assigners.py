@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from tinyssd_ops._checks import flag, number, whole_number, whole_numbers
 from tinyssd_ops.ops import _backend, _given
 
 
@@ -58,9 +59,9 @@ def assign_threshold(
     ``match_every_box`` to its ``SSDMatcher``, where no union is 0.
     """
     backend = _backend(anchors=anchors, gt_boxes=gt_boxes, **_given(gt_valid=gt_valid, gt_ignored=gt_ignored))
-    return backend.assign_threshold(
-        anchors, gt_boxes, gt_valid, gt_ignored, high_threshold, low_threshold, allow_low_quality, match_every_box
-    )
+    thresholds = number("high_threshold", high_threshold), number("low_threshold", low_threshold)
+    choices = flag("allow_low_quality", allow_low_quality), flag("match_every_box", match_every_box)
+    return backend.assign_threshold(anchors, gt_boxes, gt_valid, gt_ignored, *thresholds, *choices)
 
 
 def assign_atss(
@@ -95,6 +96,7 @@ def assign_atss(
     Selection", 2020, algorithm 1.
     """
     backend = _backend(anchors=anchors, gt_boxes=gt_boxes, **_given(gt_valid=gt_valid, gt_ignored=gt_ignored))
+    level_sizes, topk = whole_numbers("level_sizes", level_sizes), whole_number("topk", topk)
     return backend.assign_atss(anchors, level_sizes, gt_boxes, gt_valid, gt_ignored, topk)
 
 
@@ -144,9 +146,8 @@ def assign_task_aligned(
         gt_boxes=gt_boxes,
         **_given(gt_valid=gt_valid, gt_ignored=gt_ignored),
     )
-    return backend.assign_task_aligned(
-        scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored, topk, alpha, beta
-    )
+    rule = whole_number("topk", topk), number("alpha", alpha), number("beta", beta)
+    return backend.assign_task_aligned(scores, boxes, points, gt_labels, gt_boxes, gt_valid, gt_ignored, *rule)
 
 
 def assign_simota(
@@ -200,6 +201,28 @@ def assign_simota(
         gt_boxes=gt_boxes,
         **_given(gt_valid=gt_valid, gt_ignored=gt_ignored),
     )
-    return backend.assign_simota(
-        scores, boxes, points, strides, gt_labels, gt_boxes, gt_valid, gt_ignored, radius, topk
-    )
+    rule = number("radius", radius), whole_number("topk", topk)
+    return backend.assign_simota(scores, boxes, points, strides, gt_labels, gt_boxes, gt_valid, gt_ignored, *rule)
+
+
+def assignment_target(
+    assigned: Tensor, gt_labels: Tensor, gt_boxes: Tensor, anchors: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What an assignment tells each anchor to learn: the triple of :func:`tinyssd_ops.multibox_target`, for any rule.
+
+    One pass over the anchors, instead of a dozen in Torch.
+
+    Args:
+        assigned: int64 [B, A], what an assigner returned: the index of the anchor's box, -2 for anchors that count as
+            neither, any other number for background.
+        gt_labels: integers [B, G], the first object class being 0.
+        gt_boxes: [B, G, 4].
+        anchors: [A, 4]: the targets are the offsets of :func:`tinyssd_ops.encode_boxes` from them. None: the targets
+            are the boxes.
+
+    Returns:
+        targets [B, 4A], 0 without a box; mask [B, 4A], 1 for matched anchors, else 0, both float32, or float64 if an
+        input is float64; classes int64 [B, A], ``label + 1``, 0 for background, -1 for anchors that count as neither.
+    """
+    backend = _backend(assigned=assigned, gt_labels=gt_labels, gt_boxes=gt_boxes, **_given(anchors=anchors))
+    return backend.assignment_target(assigned, gt_labels, gt_boxes, anchors)

@@ -41,6 +41,7 @@ _KERNELS = (
     "assign_atss",
     "assign_task_aligned",
     "assign_simota",
+    "assignment_target",
 )
 _TORCH_ONLY = ("multibox_prior", "encode_boxes", "decode_boxes", "corner_to_center", "center_to_corner", "clip_boxes")
 
@@ -51,6 +52,8 @@ def _backend(**tensors: Tensor) -> Any:
     for name, tensor in tensors.items():
         _checks.expect_tensor(name, tensor)
         native = native and tensor.device.type in _NATIVE_DEVICES
+    if not native and not torch.compiler.is_compiling() and any(tensor.is_cuda for tensor in tensors.values()):
+        _extension.warn_of_the_reference(_EXTENSION.reasons["cuda"])
     return torch.ops.tinyssd_ops if native else reference
 
 
@@ -64,14 +67,18 @@ def info() -> dict[str, Any]:
 
     Returns:
         ``version``, ``torch``, ``python``; ``backends``: for each device type ``{"backend": "native" or "reference",
-        "why": a sentence}``; ``ops``: for each op and device type ``"native"``, ``"reference"``, or ``"torch"`` where
-        the op is made of Torch operations everywhere; ``build``: the compiler, SIMD paths, CUDA version and
+        "why": a sentence}``, and where CUDA kernels are loaded ``"gpus"``: a sentence for each GPU, with its driver and
+        whether the library holds code for it, or one for why there is none;
+        ``ops``: for each op and device type ``"native"``, ``"reference"``, or ``"torch"`` where the op is made of Torch
+        operations everywhere; ``build``: the compiler, SIMD paths, CUDA version and
         architectures and ABI target of each native library, and ``simd``, the path in use.
     """
-    backends = {
+    backends: dict[str, dict[str, Any]] = {
         device: {"backend": "native" if device in _NATIVE_DEVICES else "reference", "why": why}
         for device, why in _EXTENSION.reasons.items()
     }
+    if _EXTENSION.cuda is not None:
+        backends["cuda"]["gpus"] = _extension.gpus(_EXTENSION.cuda)
     modules = {"_C": _EXTENSION.cpu, "_C_cuda": _EXTENSION.cuda}
     return {
         "version": __version__,

@@ -273,4 +273,5 @@ def _padding(boxes: Tensor, keep: Tensor) -> Tensor:
 from tinyssd_ops._reference_assigners import assign_atss as assign_atss  # noqa: E402
 from tinyssd_ops._reference_assigners import assign_task_aligned as assign_task_aligned  # noqa: E402
 from tinyssd_ops._reference_assigners import assign_threshold as assign_threshold  # noqa: E402
+from tinyssd_ops._reference_assigners import assignment_target as assignment_target  # noqa: E402
 from tinyssd_ops._reference_simota import assign_simota as assign_simota  # noqa: E402

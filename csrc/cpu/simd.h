@@ -20,7 +20,8 @@ std::vector<SimdPath> simd_paths();
 // Forces a path by name, for tests; std::invalid_argument if it cannot run here.
 void set_simd_path(const std::string& name);
 
-#if defined(__x86_64__) && defined(__GNUC__)
+// TINYSSD_ONE_PATH leaves out the others, for builds with sanitizers.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(TINYSSD_ONE_PATH)
 #define TINYSSD_X86 1
 #else
 #define TINYSSD_X86 0
@@ -34,13 +35,21 @@ void set_simd_path(const std::string& name);
 #endif
 
 #if TINYSSD_X86
+// Both compilers would use half of a 512-bit register; each is told otherwise in its own way, and Clang ignores the whole
+// of a target that names GCC's.
+#define TINYSSD_AVX512 "avx512f,avx512bw,avx512dq,avx512vl"
+#if defined(__clang__)
+#define TINYSSD_TARGET_AVX512 __attribute__((target(TINYSSD_AVX512), min_vector_width(512), noinline))
+#else
+#define TINYSSD_TARGET_AVX512 __attribute__((target(TINYSSD_AVX512 ",prefer-vector-width=512"), noinline))
+#endif
+
 template <class Kernel, class... Args>
 TINYSSD_PLAIN_LOOPS __attribute__((target("avx2"), noinline)) void run_avx2(Args... args) {
   Kernel::run(args...);
 }
 template <class Kernel, class... Args>
-TINYSSD_PLAIN_LOOPS __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"), noinline)) void
-run_avx512(Args... args) {
+TINYSSD_PLAIN_LOOPS TINYSSD_TARGET_AVX512 void run_avx512(Args... args) {
   Kernel::run(args...);
 }
 #endif

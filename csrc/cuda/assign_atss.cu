@@ -5,20 +5,20 @@
 namespace tinyssd {
 namespace {
 
-template <class T>
+template <class T, int kWarps>
 struct NearestShared {
-  Lists<T> lists;
+  Lists<T, kWarps> lists;
   T ious[Levels::kMost * kMostTopk];
 };
 
-template <class T>
-__global__ void __launch_bounds__(kSelectThreads) nearest_kernel(
+template <class T, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp) nearest_kernel(
     const GtView<T> gts,
     const Box<T>* __restrict__ anchors,  // [A]
     const Levels levels, int topk,
     Candidate<T>* __restrict__ last,  // [B, G, levels], its value the squared distance
     Spread* __restrict__ spreads) {   // [B, G], of the candidates' IoUs
-  auto& shared = shared_memory<NearestShared<T>>();
+  auto& shared = shared_memory<NearestShared<T, kWarps>>();
   const int64_t i = blockIdx.x;
   if (!gts.is_valid(i) || gts.is_ignored(i)) return;
   const Box<T> box = load_box(gts.boxes + i);
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kSelectThreads) nearest_kernel(
       return {squared_distance(center_x(own), center_y(own), x, y), anchor};
     });
     const int found = smaller(topk, end - begin);
-    for (int k = threadIdx.x; k < found; k += kSelectThreads) {
+    for (int k = threadIdx.x; k < found; k += kWarps * kWarp) {
       const Box<T> own = load_box(anchors + shared.lists.of[0][k].anchor);
       shared.ious[count + k] = iou(own, area(own), box, box_area);
     }
@@ -105,9 +105,12 @@ Tensor assign_atss(
     const auto spreads = scratch.add<Spread>(num_boxes);
     scratch.allocate(a);
     if (num_boxes > 0) {
-      scope.launch(
-          nearest_kernel<T>, num_boxes, kSelectThreads, sizeof(NearestShared<T>), gts, box_data<T>(a), levels, topk,
-          scratch.get(last), scratch.get(spreads));
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
+        constexpr int kWarps = decltype(warps)::value;
+        scope.launch(
+            nearest_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(NearestShared<T, kWarps>), gts, box_data<T>(a),
+            levels, topk, scratch.get(last), scratch.get(spreads));
+      });
     }
     const NearestRule<T> rule = {
         box_data<T>(a), levels, num_anchors, scratch.get(last), scratch.get(spreads), out.mutable_data_ptr<int64_t>()};

@@ -73,11 +73,11 @@ __device__ Candidate<T> before_all() {
   return {-std::numeric_limits<T>::infinity(), -1};
 }
 
-template <class T>
-__global__ void __launch_bounds__(kSelectThreads) take_kernel(
+template <class T, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp) take_kernel(
     const GtView<T> gts, const Head<T> head, int topk,
     Taken<T>* __restrict__ taken) {  // [B, G]
-  auto& lists = shared_memory<Lists<T>>();
+  auto& lists = shared_memory<Lists<T, kWarps>>();
   const int64_t i = blockIdx.x, image = i / gts.count, label = head.labels[i], num_anchors = head.view.num_anchors;
   if (!gts.is_valid(i) || gts.is_ignored(i)) return;
   if (!head.view.knows(label)) {
@@ -203,7 +203,12 @@ std::tuple<Tensor, Tensor> assign_simota(
         candidates_kernel<T>, num_images * tiles, kResolveThreads, sizeof(MetBox<T, int>) * kResolveChunk, gts, head,
         tiles);
     if (num_boxes > 0) {
-      scope.launch(take_kernel<T>, num_boxes, kSelectThreads, sizeof(Lists<T>), gts, head, topk, scratch.get(taken));
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
+        constexpr int kWarps = decltype(warps)::value;
+        scope.launch(
+            take_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(Lists<T, kWarps>), gts, head, topk,
+            scratch.get(taken));
+      });
     }
     const SimotaRule<T> rule = {head, scratch.get(taken), out.mutable_data_ptr<int64_t>(), ious.mutable_data_ptr<T>()};
     resolve(scope, gts, num_images, num_anchors, rule);

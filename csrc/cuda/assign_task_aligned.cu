@@ -20,11 +20,11 @@ struct Predictions {
   }
 };
 
-template <class T>
-__global__ void __launch_bounds__(kSelectThreads) last_choice_kernel(
+template <class T, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp) last_choice_kernel(
     const GtView<T> gts, const Predictions<T> predictions, int topk,
     Candidate<T>* __restrict__ last) {  // [B, G], its value the negative alignment
-  auto& lists = shared_memory<Lists<T>>();
+  auto& lists = shared_memory<Lists<T, kWarps>>();
   const int64_t i = blockIdx.x, image = i / gts.count;
   if (!gts.is_valid(i) || gts.is_ignored(i)) return;
   const Box<T> box = load_box(gts.boxes + i);
@@ -147,9 +147,12 @@ std::tuple<Tensor, Tensor> assign_task_aligned(
     scope.fill_bytes(scratch.get(largest_alignment), 0, bytes);
     scope.fill_bytes(scratch.get(largest_iou), 0, bytes);
     if (num_boxes > 0) {
-      scope.launch(
-          last_choice_kernel<T>, num_boxes, kSelectThreads, sizeof(Lists<T>), gts, predictions, topk,
-          scratch.get(last));
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
+        constexpr int kWarps = decltype(warps)::value;
+        scope.launch(
+            last_choice_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(Lists<T, kWarps>), gts, predictions, topk,
+            scratch.get(last));
+      });
     }
     const AlignedRule<T> rule = {
         predictions, gts.count,  scratch.get(last), scratch.get(largest_alignment), scratch.get(largest_iou),

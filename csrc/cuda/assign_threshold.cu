@@ -5,13 +5,13 @@
 namespace tinyssd {
 namespace {
 
-template <class T>
-__global__ void __launch_bounds__(kSelectThreads) best_anchor_kernel(
+template <class T, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp) best_anchor_kernel(
     const GtView<T> gts,
     const Box<T>* __restrict__ anchors,  // [A]
     int num_anchors,
     Candidate<T>* __restrict__ best) {  // [B, G], its value the negative IoU
-  auto& lists = shared_memory<Lists<T>>();
+  auto& lists = shared_memory<Lists<T, kWarps>>();
   const int64_t i = blockIdx.x;
   if (!gts.is_valid(i) || gts.is_ignored(i)) return;
   const Box<T> box = load_box(gts.boxes + i);
@@ -86,8 +86,12 @@ Tensor assign_threshold(
     scratch.allocate(a);
     Candidate<T>* kept = keeps ? scratch.get(best) : nullptr;
     if (keeps) {
-      scope.launch(
-          best_anchor_kernel<T>, num_boxes, kSelectThreads, sizeof(Lists<T>), gts, box_data<T>(a), num_anchors, kept);
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
+        constexpr int kWarps = decltype(warps)::value;
+        scope.launch(
+            best_anchor_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(Lists<T, kWarps>), gts, box_data<T>(a),
+            num_anchors, kept);
+      });
     }
     const ThresholdRule<T> rule = {
         box_data<T>(a),

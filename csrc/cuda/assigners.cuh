@@ -8,16 +8,28 @@
 #include "../assigners.h"
 #include "launch.cuh"
 
+#include <type_traits>
+
 namespace tinyssd {
 
-constexpr int kSelectWarps = 4, kSelectThreads = kSelectWarps * kWarp;
+// Warps that share a box in select. Where boxes are few and anchors many, the anchors that each warp goes through one
+// after the other are what takes time; many boxes keep the device busy by themselves.
+constexpr int kManyWarps = 16, kFewWarps = 4;
+constexpr int64_t kManyBoxes = 1024, kManyAnchors = 2048;
 constexpr int kResolveThreads = 128;
 constexpr int kResolveChunk = 64;  // boxes in shared memory at once
 
-template <class T>
+template <class T, int kWarps>
 struct Lists {
-  Candidate<T> of[kSelectWarps][kMostTopk];
+  Candidate<T> of[kWarps][kMostTopk];
 };
+
+// Calls f with the warps of a block, as a type.
+template <class F>
+void with_warps(int64_t num_boxes, int64_t num_anchors, const F& f) {
+  num_boxes < kManyBoxes&& num_anchors >= kManyAnchors ? f(std::integral_constant<int, kManyWarps>{})
+                                                       : f(std::integral_constant<int, kFewWarps>{});
+}
 
 // Puts a candidate into a sorted list of k, whose last one leaves. Called by a whole warp with one candidate.
 template <class T>
@@ -45,14 +57,14 @@ __device__ void insert(Candidate<T>* list, int k, const Candidate<T>& candidate)
 
 // The first k candidates among the anchors begin..end, sorted, in lists.of[0]: called by the whole block, to which they
 // are visible afterwards. of(anchor) makes the candidate, or no_candidate().
-template <class T, class F>
-__device__ void select(Lists<T>& lists, int k, int begin, int end, const F& of) {
+template <class T, int kWarps, class F>
+__device__ void select(Lists<T, kWarps>& lists, int k, int begin, int end, const F& of) {
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   Candidate<T>* list = lists.of[warp];
   __syncthreads();  // an earlier result has been read
   for (int i = lane; i < k; i += kWarp) list[i] = no_candidate<T>();
   __syncwarp(kAllLanes);
-  for (int start = begin + warp * kWarp; start < end; start += kSelectThreads) {
+  for (int start = begin + warp * kWarp; start < end; start += kWarps * kWarp) {
     const int anchor = start + lane;
     const Candidate<T> own = anchor < end ? of(anchor) : no_candidate<T>();
     unsigned better = __ballot_sync(kAllLanes, own.before(list[k - 1]));
@@ -64,7 +76,7 @@ __device__ void select(Lists<T>& lists, int k, int begin, int end, const F& of) 
   }
   __syncthreads();
   if (warp == 0) {
-    for (int other = 1; other < kSelectWarps; ++other) {
+    for (int other = 1; other < kWarps; ++other) {
       for (int i = 0; i < k && lists.of[other][i].before(list[k - 1]); ++i) insert(list, k, lists.of[other][i]);
     }
   }

@@ -93,7 +93,7 @@ __device__ void list_survivors(
 }
 
 template <class T>
-__global__ void __launch_bounds__(kMeetThreads)
+__global__ void __launch_bounds__(kMeetThreads, 3)  // left alone, ptxas aims at four blocks and spills
     meet_kernel(const Candidates<T> in, const Waves<T> waves, int blocks_an_image) {
   auto& shared = shared_memory<ListShared<kMeetThreads>>();
   const int64_t image = blockIdx.x / blocks_an_image;

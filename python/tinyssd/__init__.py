@@ -1,8 +1,8 @@
 """TinySSD: a small single-shot detector, from labelled pictures to drawn boxes.
 
-Read in this order: :mod:`tinyssd.model.network`, :mod:`tinyssd.model.loss`, :mod:`tinyssd.data.loader`,
-:mod:`tinyssd.training.train`. The geometry
-underneath (anchors, matching, suppression) is :mod:`tinyssd_ops`.
+Read in this order: :mod:`tinyssd.model.network` and :mod:`tinyssd.model.loss`, the textbook's network and loss,
+:mod:`tinyssd.model.pyramid` and :mod:`tinyssd.model.aligned`, the default ones, :mod:`tinyssd.data.loader`,
+:mod:`tinyssd.training.train`. The geometry underneath (anchors, matching, suppression) is :mod:`tinyssd_ops`.
 
 What a program of your own needs is here. Three lines train, use and export a detector, as the command line does::
 
@@ -19,7 +19,7 @@ Use a trained network::
 
     run = load_model("runs/demo")
     picture = Image.open("photo.jpg")
-    for found in predict_picture(run.model, picture, run.config.class_names, run.score_threshold):
+    for found in predict_picture(run.model, picture, run.config.class_names, run.score_thresholds):
         print(found.label, found.score, found.box)  # the box as shares of the picture
 
 Train one in a loop of your own::
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from tinyssd.errors import CheckpointError, ConfigError, DataError, TinySSDError, TrainingError
     from tinyssd.model.loss import LossConfig, detection_loss
     from tinyssd.model.network import TinySSD, TinySSDConfig
+    from tinyssd.model.pyramid import PyramidConfig, PyramidSSD
     from tinyssd.prediction.predict import Detection, drawn_detections, predict_picture
     from tinyssd.run.checkpoint import Trained, load_model
 
@@ -70,6 +71,8 @@ __all__ = [
     "Example",
     "LossConfig",
     "Pictures",
+    "PyramidConfig",
+    "PyramidSSD",
     "Run",
     "Source",
     "SyntheticSource",
@@ -92,6 +95,7 @@ __all__ = [
 _MODULES = (
     "errors",
     "model.network",
+    "model.pyramid",
     "model.loss",
     "data.source",
     "data.augment",

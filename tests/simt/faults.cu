@@ -196,6 +196,39 @@ std::vector<long> spin(bool good) {
   return {flags.values[0]};
 }
 
+// -- Loops without an end: with a barrier in each turn, as when a flag is cleared again; and one that meets nobody.
+
+__global__ void rounds_kernel(int good, int* __restrict__ out) {
+  int& done = *shared_as<int>();
+  int round = 0;
+  do {
+    __syncthreads();
+    if (threadIdx.x == 0) done = ++round >= 3;
+    __syncthreads();
+    if (threadIdx.x == 1 && !good) done = 0;
+    __syncthreads();
+  } while (!done);
+  out[threadIdx.x] = round;
+}
+
+std::vector<long> rounds(bool good) {
+  Array<int> out(kThreads);
+  launch(1, sizeof(int), rounds_kernel, good, out.data());
+  return {out.values[0]};
+}
+
+__global__ void stride_kernel(unsigned step, unsigned* __restrict__ out) {
+  unsigned at = threadIdx.x;
+  while (at < 1000) at += step;
+  out[threadIdx.x] = at;
+}
+
+std::vector<long> stride(bool good) {
+  Array<unsigned> out(kThreads);
+  launch(1, 0, stride_kernel, good ? 128u : 0u, out.data());
+  return {static_cast<long>(out.values[5])};
+}
+
 // -- CUB: a scan and a sort in the same storage, with and without the barrier between them.
 
 using Scan = cub::BlockScan<int, kThreads, cub::BLOCK_SCAN_WARP_SCANS>;
@@ -320,9 +353,11 @@ int main(int, char** arguments) {
       {"missing_lane_at_barrier", missing_lane_at_barrier},
       {"outsider", outsider},
       {"refusals", refusals},
+      {"rounds", rounds},
       {"scan_and_sort", scan_and_sort},
       {"shared_neighbour", shared_neighbour},
       {"spin", spin},
+      {"stride", stride},
       {"sum", sum},
       {"two_barriers", two_barriers},
   };

@@ -29,6 +29,9 @@ constexpr const char* kSyncWarp = "__syncwarp";
 // Polls of memory in a row without any thread getting further: the block spins.
 constexpr uint64_t kMostPolls = uint64_t{1} << 26;
 
+// How often a thread lets others go on, in the mean: the op tests stay below 200.
+constexpr uint64_t kMostSteps = uint64_t{1} << 16;
+
 constexpr uint64_t kMostInFlight = 4;  // blocks
 
 // One launch at a time: autograd may launch from another thread.
@@ -40,6 +43,7 @@ int num_running = 0;  // threads of the blocks in flight that have not returned
 
 std::string error;
 uint64_t polls = 0;
+uint64_t steps_left = 0;  // of all threads of the blocks in flight
 uint64_t seed = 0, random_state = 0x9e3779b97f4a7c15;
 
 std::string text_of(uint3 i) {
@@ -204,6 +208,7 @@ void run_blocks(const uint64_t* indices, int count) {
     begin_races(*blocks[i]);
   }
   current = &host;
+  steps_left = kMostSteps * static_cast<uint64_t>(num_running);
   reschedule();
   for (int i = 0; i < count; ++i) {
     end_counts(*blocks[i]);
@@ -231,6 +236,11 @@ void fail(const std::string& message) {
 }
 
 void reschedule() {
+  if (current != &host && steps_left-- == 0) {
+    fail(
+        "the launch does not end: its threads let others go on " + std::to_string(kMostSteps) + " times each" +
+        everyone());
+  }
   if (ready.empty()) {
     if (num_running > 0) fail("deadlock: no thread can go on" + everyone());
     run(host);

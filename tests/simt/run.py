@@ -9,7 +9,8 @@ torch.compile, vmap, meta tensors) is left out, by conftest.py.
 TINYSSD_OPS_SIMT_SEEDS=n          every test with n seeds, each another order of blocks and threads; default 1
 TINYSSD_OPS_SIMT_RACES=1          instead of AddressSanitizer the race detector, weak memory, and threads that may be
                                   overtaken at any access (see races.h)
-TINYSSD_OPS_SIMT_SMALL=1          suppression takes its paths of large inputs from a few hundred boxes on (suppress.cu)
+TINYSSD_OPS_SIMT_SMALL=1          suppression and assignment take their paths of large inputs from a few hundred boxes
+                                  on (suppress.cu, assign.cuh)
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ COMMON = ["-std=c++20", "-fPIC", "-g", "-fno-omit-frame-pointer", "-fno-strict-a
 # The machine itself is not instrumented: it is trusted, and every switch goes through it.
 MACHINE = ["-O2", "-Wall", "-Wextra", *COMMON]
 KERNEL = [*COMMON, "-fvisibility=hidden", f"-I{HERE / 'include'}", "-xc++"]
-# How kernels are compiled. "watched": every access and basic block calls the machine (watch.cpp). "plain": basic
-# blocks alone, for what would take too long.
+# How kernels are compiled. All call the machine in every basic block, so that a loop without an end is seen.
+# "watched": at every access too (watch.cpp). "plain": no more than that, for what would take too long.
 VARIANTS = {
-    "checked": [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-O1", "-DTINYSSD_SIMT"],
+    "checked": [
+        *(f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-O1", "-fsanitize-coverage=trace-pc"),
+        "-DTINYSSD_SIMT",
+    ],
     "watched": [
         *("-O2", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1", "-fsanitize-coverage=trace-pc"),
         *("--param=tsan-instrument-func-entry-exit=0", "-fno-ipa-icf", "-fno-tree-vectorize", "-DTINYSSD_SIMT"),

@@ -11,6 +11,9 @@ extern "C" char __start_simt_registers[], __stop_simt_registers[];
 namespace simt {
 namespace {
 
+// Of a block's threads together: far beyond what the largest inputs need.
+constexpr uint32_t kMostBasicBlocks = uint32_t{1} << 29;
+
 inline bool within(const void* address, const void* begin, size_t bytes) {
   return reinterpret_cast<uintptr_t>(address) - reinterpret_cast<uintptr_t>(begin) < bytes;
 }
@@ -62,7 +65,8 @@ void __tsan_write_range(const void* address, size_t bytes) {
 void __sanitizer_cov_trace_pc() {
   const simt::Fiber& me = *simt::current;
   if (simt::quiet != 0 || me.block == nullptr) return;
-  ++me.block->size;
+  if (++me.block->size == simt::kMostBasicBlocks)
+    simt::fail("the launch does not end: a loop without barriers runs on");
   if (simt::watching_races() && simt::random() % 64 == 0) simt::maybe_yield();  // so that a loop without accesses ends
   if (me.block->counts == nullptr) return;
   simt::count_access(*simt::current, nullptr, 0, simt::Access::kBasicBlock, __builtin_return_address(0));

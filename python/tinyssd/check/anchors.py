@@ -18,7 +18,11 @@ import torch
 from tinyssd.check.boxes import clipped, has_area
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.labels import Problem
-from tinyssd.model.network import TinySSDConfig, make_anchors
+from tinyssd.model.build import ModelConfig, anchors_of
+from tinyssd.model.fit import Objects
+from tinyssd.model.network import TinySSDConfig
+from tinyssd.model.pyramid import PyramidConfig
+from tinyssd.training.recipe import fit
 from tinyssd_ops import box_iou
 
 MEETS = 0.5
@@ -96,9 +100,18 @@ class AnchorFit:
         return self.proposals[0]
 
 
-def fit_anchors(snapshot: Snapshot, network: TinySSDConfig) -> AnchorFit | None:
+def default_network(snapshot: Snapshot, longer_side: int | None = None) -> PyramidConfig:
+    """The network that ``tinyssd train`` would take for these pictures."""
+    objects = _training_objects(snapshot)
+    if not len(objects.class_ids):
+        return PyramidConfig(2)
+    fitted = fit(objects, longer_side=longer_side)
+    return PyramidConfig(2, fitted.image_size, fitted.anchors)
+
+
+def fit_anchors(snapshot: Snapshot, network: ModelConfig) -> AnchorFit | None:
     """Compares the objects to train on with the anchors of ``network``; None where there are none."""
-    boxes, class_ids = _training_boxes(snapshot)
+    boxes, class_ids, pictures = _training_boxes(snapshot)
     if not len(boxes):
         return None
     met = _met(boxes, network)
@@ -109,7 +122,12 @@ def fit_anchors(snapshot: Snapshot, network: TinySSDConfig) -> AnchorFit | None:
         for inside in [(sizes >= low) & (sizes < high)]
     )
     now = _proposal("the network as it is", {}, met, class_ids)
-    changes = () if now.score >= _ENOUGH else tuple(_changes(boxes, class_ids, network))
+    changes: tuple[Proposal, ...] = ()
+    if now.score < _ENOUGH and isinstance(network, TinySSDConfig):
+        changes = tuple(_changes(boxes, class_ids, network))
+    elif now.score < _ENOUGH and isinstance(network, PyramidConfig):
+        objects = Objects(boxes[:, 2:] - boxes[:, :2], class_ids, pictures)
+        changes = (_larger(boxes, objects, network),)
     return AnchorFit(len(boxes), network.image_size, bands, (now, *changes), _best(now, changes))
 
 
@@ -152,23 +170,30 @@ def _best(now: Proposal, changes: Sequence[Proposal]) -> Proposal:
     return best
 
 
-def _training_boxes(snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes to train on as shares of their pictures, float64 [N, 4], and their classes, [N]."""
-    boxes, class_ids = [], []
+def _training_objects(snapshot: Snapshot) -> Objects:
+    boxes, class_ids, pictures = _training_boxes(snapshot)
+    return Objects(boxes[:, 2:] - boxes[:, :2], class_ids, pictures)
+
+
+def _training_boxes(snapshot: Snapshot) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The boxes to train on as shares of their pictures, [N, 4], their classes, [N], their pictures' sizes, [N, 2]."""
+    boxes, class_ids, pictures = [], [], []
     for split, picture, item in snapshot.objects():
         box = clipped(item.box, picture.size)
         if split == "train" and not item.ignored and snapshot.names_class(item) and has_area(box):
             boxes.append(np.divide(box, picture.size * 2))
             class_ids.append(item.class_id)
+            pictures.append(picture.size)
     kept = np.arange(len(boxes))
     if len(boxes) > _MOST_OBJECTS:
         kept = np.random.default_rng(0).choice(len(boxes), _MOST_OBJECTS, replace=False)
-    return np.array(boxes).reshape(-1, 4)[kept], np.array(class_ids, dtype=np.int64)[kept]
+    sizes = np.array(pictures, dtype=np.float64).reshape(-1, 2)[kept]
+    return np.array(boxes).reshape(-1, 4)[kept], np.array(class_ids, dtype=np.int64)[kept], sizes
 
 
-def _met(boxes: np.ndarray, network: TinySSDConfig) -> np.ndarray:
-    """For each box whether an anchor meets it: bool [N]."""
-    anchors = make_anchors(network)[0]
+def _met(boxes: np.ndarray, network: ModelConfig) -> np.ndarray:
+    """For each box whether an anchor meets it, bars beside the picture left out of account: bool [N]."""
+    anchors = anchors_of(network)[0]
     chunks = torch.from_numpy(boxes.astype(np.float32)).split(_CHUNK)
     return torch.cat([box_iou(chunk, anchors).amax(dim=1) >= MEETS for chunk in chunks]).numpy()
 
@@ -191,6 +216,14 @@ def _changes(boxes: np.ndarray, class_ids: np.ndarray, network: TinySSDConfig) -
         ("fitted sizes and ratios and an input of twice the size", {**shapes, **larger}),
     ):
         yield _proposal(title, change, _met(boxes, replace(network, **change)), class_ids)
+
+
+def _larger(boxes: np.ndarray, objects: Objects, network: PyramidConfig) -> Proposal:
+    """An input of twice the size, and the anchors that fit it."""
+    fitted = fit(objects, (2 * network.image_size[0], 2 * network.image_size[1]))
+    change = {"image_size": fitted.image_size}
+    met = _met(boxes, replace(network, image_size=fitted.image_size, anchors=fitted.anchors))
+    return _proposal("an input of twice the size", change, met, objects.class_ids)
 
 
 def _fitted_sizes(boxes: np.ndarray, weights: np.ndarray, network: TinySSDConfig) -> tuple[tuple[float, ...], ...]:

@@ -11,7 +11,7 @@ from tinyssd.check.anchors import AnchorFit, anchors_and_sizes, fit_anchors
 from tinyssd.check.classes import class_counts
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.labels import Problem, Severity
-from tinyssd.model.network import TinySSDConfig
+from tinyssd.model.build import ModelConfig
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -102,7 +102,7 @@ class Report:
         return self.groups[0].severity if self.groups else None
 
 
-def examine(snapshot: Snapshot, network: TinySSDConfig) -> Report:
+def examine(snapshot: Snapshot, network: ModelConfig) -> Report:
     """Runs all checks.
 
     Args:

@@ -43,27 +43,32 @@ def add(commands: Commands) -> None:
         help="write a mended copy of the data set into a new folder, in COCO's format; the original is not touched",
     )
     parser.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="side of the network's input, for its anchors (default: 256)"
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="longer side of the input (default: by the objects)",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="threads that decode (default: one for each core)")
     parser.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tinyssd.check.anchors import default_network
     from tinyssd.check.report import examine
     from tinyssd.check.report_text import LISTED, to_json, to_text
     from tinyssd.check.snapshot import take_snapshot
     from tinyssd.check.write import refuse_folder
     from tinyssd.data.read import read_data_set
-    from tinyssd.model.network import TinySSDConfig
+    from tinyssd.model.pyramid import STRIDES
 
     if options.workers is not None and options.workers < 1:
         raise ConfigError(f"--workers: expected at least 1, got {options.workers}")
+    if options.image_size is not None and options.image_size < STRIDES[-1]:
+        raise ConfigError(f"--image-size: expected at least {STRIDES[-1]}, got {options.image_size}")
     if options.fix is not None:
         refuse_folder(options.fix, options.data)
-    network = TinySSDConfig(2) if options.image_size is None else TinySSDConfig(2, (options.image_size,) * 2)
     snapshot = take_snapshot(read_data_set(options.data, choice(options)), options.workers, progress=True)
-    report = examine(snapshot, network)
+    report = examine(snapshot, default_network(snapshot, options.image_size))
     print(to_json(report) if options.json else to_text(report, None if options.all else LISTED))
     _write_files(options, report)
     return {"error": EXIT_FINDINGS, "warning": EXIT_WARNINGS}.get(report.worst or "", 0)

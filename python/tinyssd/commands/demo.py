@@ -32,8 +32,8 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help=f"the run folder (default: {_DEMO_RUN}, an older demo there is replaced)",
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the training pictures (default: 6)")
-    parser.add_argument("--pictures", type=int, metavar="N", help="training pictures an epoch (default: 1200)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the training pictures (default: 8)")
+    parser.add_argument("--pictures", type=int, metavar="N", help="training pictures an epoch (default: 2000)")
     parser.add_argument(
         "--test-pictures", type=int, metavar="N", default=300, help="held-out pictures (default: %(default)s)"
     )
@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     )
     say(describe(config, run))
     progress = train(config, run)
-    if progress.epoch < config.train.epochs:
+    if not progress.is_over(config.train):
         say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
     metrics = report(run, options.device or "auto", options.test_pictures)

@@ -54,14 +54,14 @@ def _run(options: argparse.Namespace) -> int:
         if source.unknown:
             unknown = printable(", ".join(source.unknown))
             print(f"tinyssd: note: the run knows no {unknown}: objects of that name are left out", file=sys.stderr)
-    pictures = Pictures(source, config.model.image_size)
+    pictures = Pictures(source, config.model.image_size, keep_shape=config.model.keep_shape)
     workers = default_workers() if options.workers is None else options.workers
     loader, _ = make_loader(pictures, config.train.batch_size, workers=workers)
     metrics = evaluate(model, loader, device, config.train.channels_last, config.train.match_iou)
     say(f"{run} on {len(source)} validation pictures of {data.name}")
     say(metrics_table(metrics, config.class_names))
     if run.is_dir():
-        save_predictions(model, source, run / "predictions.png", trained.score_threshold)
+        save_predictions(model, source, run / "predictions.png", trained.score_thresholds)
         write_json(run / "eval.json", {"data": data.name, "pictures": len(source), **metrics.to_dict()})
         say(f"wrote eval.json and predictions.png to {run}/")
     return 0

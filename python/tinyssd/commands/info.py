@@ -21,12 +21,22 @@ def _run(options: argparse.Namespace) -> int:
 
     _print_tree(tinyssd_ops.info())
     print("application:")
-    for package in ("numpy", "pillow", "matplotlib", "tqdm", "pycocotools"):
+    for package in _packages():
         try:
             print(f"  {package}: {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             print(f"  {package}: not installed")
     return 0
+
+
+def _packages() -> list[str]:
+    """What the application needs and can use, as the package's own metadata names it."""
+    import importlib.metadata
+    import re
+
+    extras = re.compile(r"""^([\w.-]+).*extra == ["'](?:train|video|completion)["']""")
+    found = map(extras.match, importlib.metadata.requires("tinyssd_ops") or [])
+    return list(dict.fromkeys(match[1] for match in found if match))
 
 
 def _print_tree(values: dict[str, Any], indent: str = "") -> None:

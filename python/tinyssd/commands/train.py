@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from tinyssd.data.source import Source
     from tinyssd.run.config import RunConfig
 
+_MODELS = ("pyramid", "classic")
 _LOSSES = ("mined", "focal", "classic")
+_ASSIGNERS = ("greedy", "threshold", "atss", "task_aligned", "simota")
 
 
 def add(commands: Commands) -> None:
@@ -55,11 +57,27 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="a JSON file like a run's config.json, or parts of one"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the training pictures (default: 9)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 32)")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.004)")
-    parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of the network's input (default: 256)")
+    parser.add_argument("--epochs", type=int, metavar="N", help="passes over the pictures (default: by their number)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 16)")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.002)")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="longer side of the input (default: by the objects)",
+    )
     parser.add_argument("--loss", choices=_LOSSES, help="hard negatives 3:1 (default), focal, or the textbook's")
+    parser.add_argument(
+        "--model", choices=_MODELS, help="the network: pyramid (default), or classic, that of the textbook"
+    )
+    parser.add_argument(
+        "--init", type=Path, metavar="RUN", help="begin with the weights of another run; it may have other classes"
+    )
+    parser.add_argument(
+        "--assigner",
+        choices=_ASSIGNERS,
+        help="which anchors learn an object (default: task_aligned; greedy with --model classic)",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)
     parser.set_defaults(command=_run)
@@ -85,7 +103,7 @@ def _run(options: argparse.Namespace) -> int:
         refuse_used_folder(run)
     say(describe(config, run))
     progress = train(config, run, resume=options.resume is not None, sources=sources)
-    if progress.epoch < config.train.epochs:
+    if not progress.is_over(config.train):
         say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
     _draw_validation(run, config)
@@ -96,15 +114,23 @@ def _run(options: argparse.Namespace) -> int:
 
 def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, Source]]:
     """The defaults, over them the file of ``--config``, over that the options; and the pictures."""
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from tinyssd.data.open import open_data
+    from tinyssd.model.build import config_type
     from tinyssd.model.loss import LossConfig
+    from tinyssd.model.network import TinySSDConfig
+    from tinyssd.model.pyramid import PyramidConfig
     from tinyssd.run.config import RunConfig, read_config_file
+    from tinyssd.training.recipe import recipe_defaults
 
     values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}, "loss": {}, "augment": {}}
     if options.config is not None:
         values.update(read_config_file(options.config))
+    classic = options.model == "classic" or config_type(values["model"]) is TinySSDConfig
+    if not classic:
+        for section, defaults in recipe_defaults().items():
+            values[section] = {**defaults, **values[section]}
     given = {
         "data": {
             "name": options.data,
@@ -114,16 +140,16 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
             "classes": class_names(options.classes),
             "strict": options.strict,
         },
-        "model": {"image_size": None if options.image_size is None else (options.image_size, options.image_size)},
         "train": {
             "epochs": options.epochs,
             "batch_size": options.batch_size,
             "learning_rate": options.lr,
+            "init": None if options.init is None else str(options.init.resolve()),
             "seed": options.seed,
             "device": options.device,
             "workers": options.workers,
         },
-        "loss": _loss_values(options.loss, LossConfig.classic()),
+        "loss": {**_loss_values(options.loss, LossConfig.classic()), "assigner": options.assigner},
     }
     if options.loss == "classic":
         given["train"] |= {"match_iou": 0.5, "ignore_iou": 0.5}
@@ -135,10 +161,31 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
     if "name" in values["data"]:
         values["data"]["name"] = data_name(values["data"]["name"])
     # The classes are those of the data, which are opened at the size of the network.
-    draft = RunConfig.from_dict({**values, "class_names": (), "model": {**values["model"], "num_classes": 2}})
+    if classic and options.image_size is not None:
+        values["model"]["image_size"] = (options.image_size, options.image_size)
+    network = TinySSDConfig if classic else PyramidConfig
+    model = network(num_classes=2, **values["model"])
+    draft = RunConfig.from_dict({**values, "class_names": (), "model": asdict(model)})
     sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
     names = sources[0].class_names
-    return replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1)), sources
+    config = replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1))
+    return config if classic else _fitted(config, values, sources[0], options.image_size), sources
+
+
+def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source, longer_side: int | None) -> RunConfig:
+    """Input, anchors and length by the training pictures, where they are not given."""
+    from dataclasses import replace
+
+    from tinyssd.training.recipe import fit, length, training_objects
+
+    model, train = config.model, config.train
+    if "anchors" not in values["model"]:
+        fitted = fit(training_objects(source), values["model"].get("image_size"), longer_side)
+        say(str(fitted))
+        model = replace(model, image_size=fitted.image_size, anchors=fitted.anchors)
+    if "epochs" not in values["train"]:
+        train = replace(train, **length(len(source), train.batch_size))
+    return replace(config, model=model, train=train)
 
 
 def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
@@ -169,7 +216,10 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
         "batch_size",
         "lr",
         "image_size",
+        "model",
+        "init",
         "loss",
+        "assigner",
         "seed",
     )
     given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
@@ -205,4 +255,4 @@ def _draw_validation(run: Path, config: RunConfig) -> None:
 
     trained = load_model(run)
     _, source = open_data(config.data, config.model.image_size, config.train.seed)
-    save_predictions(trained.model, source, run / "predictions.png", trained.score_threshold)
+    save_predictions(trained.model, source, run / "predictions.png", trained.score_thresholds)

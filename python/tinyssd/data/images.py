@@ -15,7 +15,10 @@ from PIL import Image, ImageOps
 
 from tinyssd.errors import DataError
 
-PICTURE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PICTURE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tga", ".tif", ".tiff", ".webp"),
+)
 
 _EXIF_ORIENTATION = 0x0112
 # What ends a whole file is looked for in its last bytes; a camera may append some of its own.

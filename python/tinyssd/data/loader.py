@@ -4,7 +4,7 @@ A data set gives ``(image, labels)``: a uint8 tensor [3, H, W] of the configured
 ``(class, x1, y1, x2, y2)``, classes from 0, coordinates as shares of the picture (0..1). A batch stacks them, the
 labels padded to one G with rows of class -1.
 
-Everything random is drawn from ``(seed, epoch, index)``. So an epoch is the same however many workers make it, and a
+Everything random is drawn from ``(seed, pass, index)``. So an epoch is the same however many workers make it, and a
 run that was interrupted continues exactly, with no generator's state to keep.
 """
 
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tinyssd.data.augment import AugmentConfig, augmented
-from tinyssd.data.source import Source
+from tinyssd.data.place import on_input
+from tinyssd.data.source import Example, Source
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
@@ -33,41 +33,75 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
         image_size: Height and width of the tensors in pixels.
         augment: How pictures vary; None leaves them as they are.
         seed: Seed of the augmentation.
+        keep_shape: As in :func:`tinyssd.data.place.fitted`.
+        closing_from: The epoch from which pictures vary as :meth:`AugmentConfig.closing` says; None: never.
     """
 
     def __init__(
-        self, source: Source, image_size: tuple[int, int], augment: AugmentConfig | None = None, seed: int = 0
+        self,
+        source: Source,
+        image_size: tuple[int, int],
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+        keep_shape: bool = False,
+        closing_from: int | None = None,
     ) -> None:
         self.source, self.image_size, self.augment, self.seed = source, image_size, augment, seed
+        self.keep_shape, self.closing_from = keep_shape, closing_from
 
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def max_boxes(self) -> int:
+        """The most objects of a picture as it is given."""
+        return self.source.max_boxes * (4 if self.augment is not None and self.augment.mosaic > 0 else 1)
+
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """The example for ``(epoch, index)``: uint8 [3, H, W] and float32 [G, 5]."""
         epoch, index = key
-        example = self.source.example(index, epoch)
-        height, width = self.image_size
-        if self.augment is not None:
-            example = augmented(example, self.augment, np.random.default_rng((self.seed, epoch, index)))
-        pixels = np.array(example.image.resize((width, height), Image.Resampling.BILINEAR))
+        example = self._whole(epoch, index) if self.augment is None else self._varied(self.augment, epoch, index)
+        pixels = np.array(example.image)
         return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(example.labels)
+
+    def _whole(self, epoch: int, index: int) -> Example:
+        example = self.source.example(index, epoch)
+        image, place = on_input(example.image, self.image_size, self.keep_shape)
+        boxes = place.onto(example.labels[:, 1:], image.size)
+        return Example(image, np.concatenate((example.labels[:, :1], boxes), axis=1))
+
+    def _varied(self, augment: AugmentConfig, epoch: int, index: int) -> Example:
+        random = np.random.default_rng((self.seed, epoch, index))
+        if self.closing_from is not None and epoch >= self.closing_from:
+            augment = augment.closing()
+        indices = [index]
+        if augment.mosaic > 0 and random.random() < augment.mosaic:
+            indices += random.integers(len(self), size=3).tolist()
+        examples = [self.source.example(one, epoch) for one in indices]
+        return augmented(examples, (self.image_size[1], self.image_size[0]), self.keep_shape, augment, random)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Keys ``(epoch, index)`` of one epoch, shuffled by the seed and the epoch; ``skip`` leaves out the first ones."""
+    """Keys ``(pass, index)`` of one epoch, shuffled by the seed and the pass; ``skip`` leaves out the first ones.
 
-    def __init__(self, length: int, seed: int | None) -> None:
-        self.length, self.seed, self.epoch, self.skip = length, seed, 0, 0
+    An epoch goes ``passes`` times through the pictures: with few of them, one pass is too short to be worth a
+    validation. Passes are counted through all epochs.
+    """
+
+    def __init__(self, length: int, seed: int | None, passes: int = 1) -> None:
+        self.length, self.seed, self.passes, self.epoch, self.skip = length, seed, passes, 0, 0
 
     def __len__(self) -> int:
-        return self.length - self.skip
+        return self.length * self.passes - self.skip
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self.length)
-        if self.seed is not None:
-            np.random.default_rng((self.seed, self.epoch)).shuffle(order)
-        return ((self.epoch, int(index)) for index in order[self.skip :])
+        keys = []
+        for number in range(self.epoch * self.passes, (self.epoch + 1) * self.passes):
+            order = np.arange(self.length)
+            if self.seed is not None:
+                np.random.default_rng((self.seed, number)).shuffle(order)
+            keys += [(number, int(index)) for index in order]
+        return iter(keys[self.skip :])
 
 
 def make_loader(
@@ -76,6 +110,7 @@ def make_loader(
     shuffle_seed: int | None = None,
     workers: int = 0,
     pin_memory: bool = False,
+    passes: int = 1,
 ) -> tuple[DataLoader[tuple[Tensor, Tensor]], EpochSampler]:
     """Batches ``(images uint8 [B, 3, H, W], labels float32 [B, G, 5])``, and the sampler that sets the epoch.
 
@@ -87,15 +122,16 @@ def make_loader(
         shuffle_seed: Seed of the order; None keeps the order of the source.
         workers: Processes that read pictures; 0 reads them in this one.
         pin_memory: For copies to a CUDA device that do not block.
+        passes: As in :class:`EpochSampler`.
     """
-    sampler = EpochSampler(len(pictures), shuffle_seed)
+    sampler = EpochSampler(len(pictures), shuffle_seed, passes)
     loader = DataLoader(
         pictures,
         batch_size=batch_size,
         sampler=sampler,
-        drop_last=shuffle_seed is not None and len(pictures) >= batch_size,
+        drop_last=shuffle_seed is not None and len(sampler) >= batch_size,
         num_workers=workers,
-        collate_fn=_Collate(pictures.source.max_boxes),
+        collate_fn=_Collate(pictures.max_boxes),
         persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_main_process,
         pin_memory=pin_memory,

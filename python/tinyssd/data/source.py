@@ -60,15 +60,16 @@ class PictureFiles:
     def __init__(self, pictures: Sequence[Picture], class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         self.paths = [picture.path for picture in pictures]
-        self._labels = [_labels(picture) for picture in pictures]
-        self.max_boxes = max((len(labels) for labels in self._labels), default=0)
+        self.sizes = [picture.size for picture in pictures]  # width and height
+        self.labels = [_labels(picture) for picture in pictures]
+        self.max_boxes = max((len(labels) for labels in self.labels), default=0)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def example(self, index: int, epoch: int) -> Example:
         """The picture ``index`` with its boxes; the same in every epoch."""
-        return Example(read_picture(self.paths[index]), self._labels[index])
+        return Example(read_picture(self.paths[index]), self.labels[index])
 
 
 def _labels(picture: Picture) -> np.ndarray:

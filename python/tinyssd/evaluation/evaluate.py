@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tinyssd.data.loader import to_input
 from tinyssd.data.source import IGNORED_FROM, PADDING
-from tinyssd.model.network import TinySSD
+from tinyssd.model.detector import Detector
 from tinyssd_ops import multibox_target
 
 
@@ -32,12 +32,16 @@ class AveragePrecision:
         per_class: ``ap`` of each class without background.
         best_threshold: The confidence from which results should count: there the harmonic mean of precision and recall
             at the IoU threshold 0.50 is highest (the mean over the classes that have objects).
+        ap50_per_class: ``ap50`` of each class.
+        best_threshold_per_class: ``best_threshold`` of each class.
     """
 
     ap: float
     ap50: float
     per_class: tuple[float, ...]
     best_threshold: float
+    ap50_per_class: tuple[float, ...]
+    best_threshold_per_class: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Metrics:
         ap50: As in :class:`AveragePrecision`.
         ap_per_class: As in :class:`AveragePrecision`.
         best_threshold: As in :class:`AveragePrecision`.
+        ap50_per_class: As in :class:`AveragePrecision`.
+        best_threshold_per_class: As in :class:`AveragePrecision`.
     """
 
     class_error: float
@@ -59,19 +65,20 @@ class Metrics:
     ap50: float
     ap_per_class: tuple[float, ...]
     best_threshold: float
+    ap50_per_class: tuple[float, ...]
+    best_threshold_per_class: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics by name, NaN as None: JSON has no NaN."""
-        values = {
-            **dataclasses.asdict(self),
-            "ap_per_class": [_or_none(value) for value in self.ap_per_class],
+        return {
+            name: [_or_none(one) for one in value] if isinstance(value, tuple) else _or_none(value)
+            for name, value in dataclasses.asdict(self).items()
         }
-        return {name: _or_none(value) if isinstance(value, float) else value for name, value in values.items()}
 
 
 @torch.no_grad()
 def evaluate(
-    model: TinySSD,
+    model: Detector,
     loader: DataLoader[tuple[Tensor, Tensor]],
     device: torch.device,
     channels_last: bool = True,
@@ -89,7 +96,7 @@ def evaluate(
         labels = labels.to(device)
         anchors, scores, offsets = model(to_input(images.to(device), channels_last))
         offset_targets, mask, classes = multibox_target(anchors, labels, match_iou)
-        wrong += (scores.argmax(dim=-1) != classes).sum()
+        wrong += (model.probabilities(scores).argmax(dim=1) != classes).sum()
         absolute_error += ((offsets - offset_targets) * mask).abs().sum()
         matched += mask.sum()
         anchors_seen += classes.numel()
@@ -104,6 +111,8 @@ def evaluate(
         ap50=precision.ap50,
         ap_per_class=precision.per_class,
         best_threshold=precision.best_threshold,
+        ap50_per_class=precision.ap50_per_class,
+        best_threshold_per_class=precision.best_threshold_per_class,
     )
 
 
@@ -127,8 +136,11 @@ def average_precision(
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
     confidence = evaluation.eval["scores"][0, :, :, 0, -1]
-    threshold = _best_threshold(precision[0], confidence, evaluation.params.recThrs)
-    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold)
+    per_class_50 = tuple(_mean(precision[0, :, index]) for index in range(num_classes))
+    thresholds = _best_thresholds(precision[0], confidence, evaluation.params.recThrs)
+    present = [one for one in thresholds if not math.isnan(one)]
+    threshold = sum(present) / len(present) if present else math.nan
+    return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold, per_class_50, thresholds)
 
 
 def coco_evaluation(
@@ -158,13 +170,11 @@ def _ranked(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort((*rows[:, :1:-1].T, rows[:, 0], -rows[:, 1]))]
 
 
-def _best_threshold(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> float:
-    """The mean over classes of the confidence with the highest F1; arrays [recall, class] and [recall]."""
-    present = (precision > -1).all(axis=0)
-    if not present.any():
-        return math.nan
+def _best_thresholds(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> tuple[float, ...]:
+    """For each class the confidence with the highest F1, NaN without objects; arrays [recall, class] and [recall]."""
     f1 = 2 * precision * recall[:, None] / (precision + recall[:, None]).clip(min=1e-9)
-    return float(confidence[f1.argmax(axis=0), np.arange(f1.shape[1])][present].mean())
+    best = confidence[f1.argmax(axis=0), np.arange(f1.shape[1])]
+    return tuple(np.where((precision > -1).all(axis=0), best, math.nan).tolist())
 
 
 def _true_annotation(image: int, row: np.ndarray, scale: np.ndarray) -> dict[str, Any]:

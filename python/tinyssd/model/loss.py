@@ -21,23 +21,34 @@ from tinyssd.errors import ConfigError
 # The class of an anchor that is neither an object nor background: it takes no part in the classification loss.
 IGNORED = -1
 
-ClassLoss = Literal["mined", "focal", "mean"]
-BoxLoss = Literal["smooth_l1", "l1"]
+ClassLoss = Literal["mined", "focal", "mean", "varifocal"]
+BoxLoss = Literal["smooth_l1", "l1", "iou", "giou", "diou", "ciou"]
+Assigner = Literal["greedy", "threshold", "atss", "task_aligned", "simota"]
 
 
 @dataclass(frozen=True)
 class LossConfig:
     """Which loss, and how strong its parts are. ``LossConfig.classic()`` is the textbook's.
 
+    ``LossConfig.aligned()`` is that of the pyramid network (:mod:`tinyssd.model.aligned`), the others are those of the
+    textbook's.
+
     Attributes:
-        classes: "mined" (hard negatives), "focal", or "mean" (cross-entropy, all anchors alike).
-        boxes: "smooth_l1" or "l1".
+        classes: "mined" (hard negatives), "focal", or "mean" (cross-entropy, all anchors alike);
+            "varifocal" for the pyramid network.
+        boxes: "smooth_l1" or "l1"; "iou", "giou", "diou" or "ciou" for the pyramid network.
         negative_ratio: For "mined": background anchors kept for each matched one.
-        focal_gamma: For "focal": how strongly well-classified anchors fade.
-        focal_alpha: For "focal": the weight of matched anchors; background weighs ``1 - focal_alpha``.
+        focal_gamma: For "focal": how strongly well-classified anchors fade; for "varifocal" those of background.
+        focal_alpha: For "focal": the weight of matched anchors; background weighs ``1 - focal_alpha``. For "varifocal":
+            the weight of background; matched anchors weigh as much as they are worth.
         smooth_l1_beta: For "smooth_l1": the offset error at which the square turns into a line.
         box_weight: Factor of the box loss.
         normalize: Divide by the "matches" of each picture, or take the mean over all "anchors".
+        assigner: Which anchors learn an object: "greedy" is the rule of :func:`tinyssd_ops.multibox_target`, the others
+            are those of :mod:`tinyssd_ops.assigners`; see :mod:`tinyssd.model.assigners`.
+        topk: For "task_aligned": the most anchors of an object; the two that follow are its powers.
+        alpha: Of the score.
+        beta: Of the IoU.
     """
 
     classes: ClassLoss = "mined"
@@ -48,15 +59,32 @@ class LossConfig:
     smooth_l1_beta: float = 1.0
     box_weight: float = 1.0
     normalize: Literal["matches", "anchors"] = "matches"
+    assigner: Assigner = "greedy"
+    topk: int = 10
+    alpha: float = 0.5
+    beta: float = 6.0
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("classes", self.classes, get_args(ClassLoss)),
             ("boxes", self.boxes, get_args(BoxLoss)),
             ("normalize", self.normalize, ("matches", "anchors")),
+            ("assigner", self.assigner, get_args(Assigner)),
         ):
             if value not in allowed:
                 raise ConfigError(f"loss: {name} must be one of {', '.join(allowed)}, got {value!r}")
+        if (self.classes == "varifocal") != self.boxes.endswith("iou"):
+            raise ConfigError(f"loss: classes {self.classes!r} and boxes {self.boxes!r} are not of one network")
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether this is the loss of the pyramid network."""
+        return self.classes == "varifocal"
+
+    @classmethod
+    def aligned(cls) -> LossConfig:
+        """Varifocal loss, and GIoU of the anchors that the task-aligned rule chooses, as PP-YOLOE weighs them."""
+        return cls(classes="varifocal", boxes="giou", assigner="task_aligned", focal_alpha=0.75, box_weight=2.5)
 
     @classmethod
     def classic(cls) -> LossConfig:

@@ -1,4 +1,4 @@
-"""The detector: a small convolutional network that looks at its picture at five scales.
+"""TinySSD as in the textbook (``--model classic``): a small network that looks at its picture at five scales.
 
 Every stage halves the picture one or more times; two 3x3 convolutions read its feature map and predict, for each anchor
 of each cell, one score per class and four offsets from the anchor to the object.
@@ -7,7 +7,7 @@ of each cell, one score per class and four offsets from the anchor to the object
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tinyssd.errors import ConfigError
-from tinyssd_ops import clip_boxes, detect, multibox_prior
+from tinyssd.model.detector import Detector
+from tinyssd_ops import multibox_prior
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class TinySSDConfig:
             height, width = self.image_size
             raise ConfigError(f"image_size: {height}x{width} is too small to be halved by every block")
 
+    @property
+    def keep_shape(self) -> bool:
+        """Pictures are squashed to the input's shape."""
+        return False
+
     def feature_sizes(self) -> list[tuple[int, int]]:
         """Height and width of each stage's feature map."""
         sizes = []
@@ -72,7 +78,7 @@ class TinySSDConfig:
         return sizes
 
 
-class TinySSD(nn.Module):
+class TinySSD(Detector):
     """A single-shot detector.
 
     Args:
@@ -86,11 +92,11 @@ class TinySSD(nn.Module):
     2016.
     """
 
-    anchors: Tensor
+    config: TinySSDConfig
 
     def __init__(self, num_classes: int, **architecture: Any) -> None:
-        super().__init__()
-        self.config = config = TinySSDConfig(num_classes, **architecture)
+        super().__init__(TinySSDConfig(num_classes, **architecture))
+        config = self.config
         self.stages, self.class_heads, self.offset_heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         channels = 3
         for widths, sizes, ratios in zip(config.widths, config.sizes, config.ratios, strict=True):
@@ -99,15 +105,6 @@ class TinySSD(nn.Module):
             channels = widths[-1] if widths else channels
             self.class_heads.append(nn.Conv2d(channels, per_cell * num_classes, kernel_size=3, padding=1))
             self.offset_heads.append(nn.Conv2d(channels, per_cell * 4, kernel_size=3, padding=1))
-        # Made from the configuration, so a checkpoint need not hold it.
-        self.register_buffer("anchors", make_anchors(config), persistent=False)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> TinySSD:
-        """As every module moves, but that the anchors are made anew: ``to_empty`` leaves memory unwritten."""
-        super()._apply(fn, recurse)
-        if not self.anchors.is_meta:
-            self.anchors.copy_(make_anchors(self.config))
-        return self
 
     @classmethod
     def from_config(cls, config: TinySSDConfig) -> TinySSD:
@@ -129,9 +126,7 @@ class TinySSD(nn.Module):
         Raises:
             ValueError: If the pictures have another size.
         """
-        if images.shape[-2:] != self.config.image_size:
-            height, width = self.config.image_size
-            raise ValueError(f"images: expected [B, 3, {height}, {width}], got {list(images.shape)}")
+        self.expect_size(images)
         scores, offsets = [], []
         features = images
         for stage, class_head, offset_head in zip(self.stages, self.class_heads, self.offset_heads, strict=True):
@@ -144,54 +139,13 @@ class TinySSD(nn.Module):
             torch.cat(offsets, 1),
         )
 
-    @torch.no_grad()
-    def predict(
-        self,
-        images: Tensor,
-        score_threshold: float = 0.01,
-        nms_threshold: float = 0.45,
-        max_detections: int = 100,
-    ) -> tuple[Tensor, Tensor]:
-        """The objects in the pictures, [B, 3, H, W]: ``forward`` and ``select``.
+    def make_anchors(self) -> Tensor:
+        """[1, A, 4], as :func:`make_anchors` makes them."""
+        return make_anchors(self.config)
 
-        Raises:
-            RuntimeError: If the network is in training mode, where a picture's results depend on the others.
-        """
-        if self.training:
-            raise RuntimeError("predict: expected a network in evaluation mode; call eval() first")
-        anchors, scores, offsets = self(images)
-        return self.select(anchors, scores, offsets, score_threshold, nms_threshold, max_detections)
-
-    @torch.no_grad()
-    def select(
-        self,
-        anchors: Tensor,
-        scores: Tensor,
-        offsets: Tensor,
-        score_threshold: float = 0.01,
-        nms_threshold: float = 0.45,
-        max_detections: int = 100,
-    ) -> tuple[Tensor, Tensor]:
-        """The objects that the outputs of ``forward`` stand for.
-
-        Args:
-            anchors: As ``forward`` returns them, like the next two.
-            scores: Likewise.
-            offsets: Likewise.
-            score_threshold: The least confidence of a result.
-            nms_threshold: Of two results of one class that overlap by more than this IoU the weaker one is dropped; the
-                default is that of the SSD paper.
-            max_detections: K, the most results a picture.
-
-        Returns:
-            rows: [B, K, 6], ``(class, confidence, x1, y1, x2, y2)`` by falling confidence, the boxes as shares of the
-                picture and cut to it; rows without a result have class -1.
-            counts: int64 [B], the results in each picture.
-        """
-        # Mixed precision ends here: boxes want float32.
-        probabilities = scores.float().softmax(dim=-1).transpose(1, 2).contiguous()
-        rows, counts = detect(probabilities, offsets.float(), anchors, nms_threshold, score_threshold, max_detections)
-        return torch.cat((rows[..., :2], clip_boxes(rows[..., 2:])), dim=-1), counts
+    def probabilities(self, scores: Tensor) -> Tensor:
+        """[B, A, C] to [B, C, A], the softmax over the classes."""
+        return scores.softmax(dim=-1).transpose(1, 2).contiguous()
 
 
 def make_anchors(config: TinySSDConfig) -> Tensor:

@@ -11,10 +11,10 @@ from PIL import Image
 
 from tinyssd.data.images import read_picture
 from tinyssd.errors import DataError
-from tinyssd.model.network import TinySSD
+from tinyssd.model.detector import Detector
 from tinyssd.prediction.inputs import VIDEOS
 from tinyssd.prediction.outputs import Results
-from tinyssd.prediction.predict import drawn_detections, predict_pictures
+from tinyssd.prediction.predict import Threshold, drawn_detections, predict_pictures
 from tinyssd.prediction.video import VideoWriter, frame_rate, read_frames
 
 # As many pictures go through the network at once; large ones lie in memory meanwhile.
@@ -23,7 +23,7 @@ _MOST_PIXELS = 40_000_000
 
 
 def predict_files(
-    model: TinySSD, paths: Sequence[Path], results: Results, class_names: Sequence[str], score_threshold: float
+    model: Detector, paths: Sequence[Path], results: Results, class_names: Sequence[str], score_threshold: Threshold
 ) -> Iterator[dict[str, Any] | DataError]:
     """Looks at pictures and videos and adds what it finds to ``results``, one after the other.
 
@@ -32,7 +32,7 @@ def predict_files(
         paths: Files.
         results: Where drawn pictures and boxes go.
         class_names: The classes without background.
-        score_threshold: The least confidence of a detection.
+        score_threshold: The least confidence of a detection, or of each class's detections.
 
     Yields:
         A row of ``results`` for each picture and each frame, as soon as its picture is written, or the error of a file
@@ -50,7 +50,7 @@ def predict_files(
 
 
 def _predict_pictures(
-    model: TinySSD, paths: Sequence[Path], results: Results, class_names: Sequence[str], score_threshold: float
+    model: Detector, paths: Sequence[Path], results: Results, class_names: Sequence[str], score_threshold: Threshold
 ) -> Iterator[dict[str, Any] | DataError]:
     for batch in _batches(paths):
         good = [(path, picture) for path, picture in batch if isinstance(picture, Image.Image)]
@@ -80,7 +80,7 @@ def _batches(paths: Iterable[Path]) -> Iterator[list[tuple[Path, Image.Image | D
 
 
 def _predict_video(
-    model: TinySSD, path: Path, results: Results, class_names: Sequence[str], score_threshold: float
+    model: Detector, path: Path, results: Results, class_names: Sequence[str], score_threshold: Threshold
 ) -> Iterator[dict[str, Any] | DataError]:
     writer = None
     name = results.free_name(path.stem, ".mp4")

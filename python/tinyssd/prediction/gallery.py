@@ -11,22 +11,22 @@ from PIL import Image
 from tinyssd.data.source import Example, Source
 from tinyssd.drawing.boxes import WHITE, Box, class_color, draw_boxes, make_grid
 from tinyssd.files import write_atomically
-from tinyssd.model.network import TinySSD
-from tinyssd.prediction.predict import predict_picture
+from tinyssd.model.detector import Detector
+from tinyssd.prediction.predict import Threshold, predict_picture
 from tinyssd_ops import assign_anchors
 
 _TILE = 320
 _COLUMNS = 4
 
 
-def save_predictions(model: TinySSD, source: Source, path: Path, score_threshold: float, count: int = 12) -> None:
+def save_predictions(model: Detector, source: Source, path: Path, score_threshold: Threshold, count: int = 12) -> None:
     """Draws what the detector finds in ``count`` pictures spread over a source, and what is there.
 
     Args:
         model: In evaluation mode.
         source: Pictures with labels.
         path: A PNG file.
-        score_threshold: The least confidence of a detection.
+        score_threshold: The least confidence of a detection, or of each class's detections.
         count: Pictures.
     """
     tiles = []
@@ -36,14 +36,15 @@ def save_predictions(model: TinySSD, source: Source, path: Path, score_threshold
         boxes = [Box(_corners(row), WHITE, dashed=True) for row in example.labels]
         boxes += [Box(d.box, class_color(d.class_index), f"{d.label} {d.score:.0%}") for d in reversed(found)]
         tiles.append(_tile(example, boxes))
+    limits = sorted({f"{limit:.0%}" for limit in np.broadcast_to(score_threshold, len(source.class_names))})
+    least = limits[0] if len(limits) == 1 else f"{limits[0]} to {limits[-1]}, by class"
     caption = (
-        f"Coloured: what the detector finds, with its confidence (at least {score_threshold:.0%}). "
-        "White, dashed: the true boxes."
+        f"Coloured: what the detector finds, with its confidence (at least {least}). White, dashed: the true boxes."
     )
     _save(make_grid(tiles, _COLUMNS, _TILE, caption), path)
 
 
-def save_anchors(model: TinySSD, source: Source, path: Path, count: int = 4, match_iou: float = 0.5) -> None:
+def save_anchors(model: Detector, source: Source, path: Path, count: int = 4, match_iou: float = 0.5) -> None:
     """Draws the anchors that belong to the objects of the pictures with the most objects.
 
     Args:
@@ -57,8 +58,8 @@ def save_anchors(model: TinySSD, source: Source, path: Path, count: int = 4, mat
     examples.sort(key=lambda example: len(example.labels), reverse=True)
     tiles = [_tile(example, _matched(model, example, match_iou)) for example in examples[:count]]
     caption = (
-        f"White: the true boxes. Coloured, dashed: the anchors that learn from them, of {model.anchors.shape[1]:,} in "
-        f"each picture; an object takes every anchor with an IoU of at least {match_iou:g}, and at least one."
+        f"White: the true boxes. Coloured, dashed: the anchors that meet them, of {model.anchors.shape[1]:,} in "
+        f"each picture; those with an IoU of at least {match_iou:g}, and at least one for each object."
     )
     _save(make_grid(tiles, _COLUMNS, _TILE, caption), path)
 
@@ -70,7 +71,7 @@ def _tile(example: Example, boxes: list[Box]) -> Image.Image:
     return draw_boxes(picture, boxes, _TILE)
 
 
-def _matched(model: TinySSD, example: Example, match_iou: float) -> list[Box]:
+def _matched(model: Detector, example: Example, match_iou: float) -> list[Box]:
     anchors = model.anchors[0].cpu()
     assigned = assign_anchors(anchors, torch.from_numpy(example.labels[:, 1:]), iou_threshold=match_iou)
     boxes = []

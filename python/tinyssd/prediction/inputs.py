@@ -7,12 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tinyssd.data.images import PICTURE_SUFFIXES
 from tinyssd.errors import DataError
 
-_PICTURES = (
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
-    *(".tga", ".tif", ".tiff", ".webp"),
-)
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 
@@ -33,7 +30,8 @@ def find_inputs(names: Iterable[str | Path], out: Path) -> list[Path]:
         for path in _matches(Path(name)):
             inside = list(_inside(path, out.resolve())) if path.is_dir() else [path]
             if not inside:
-                raise DataError(f"{path}: no picture in this folder; known are {' '.join((*_PICTURES, *VIDEOS))}")
+                known = " ".join((*PICTURE_SUFFIXES, *VIDEOS))
+                raise DataError(f"{path}: no picture in this folder; known are {known}")
             found.update(dict.fromkeys(inside))
     return list(found)
 
@@ -52,6 +50,6 @@ def _matches(path: Path) -> list[Path]:
 
 def _inside(folder: Path, out: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        known = path.suffix.lower() in _PICTURES or path.suffix.lower() in VIDEOS
+        known = path.suffix.lower() in PICTURE_SUFFIXES or path.suffix.lower() in VIDEOS
         if known and path.is_file() and out not in path.resolve().parents:
             yield path

@@ -11,9 +11,13 @@ from PIL import Image
 
 from tinyssd.data.images import to_rgb
 from tinyssd.data.loader import to_input
+from tinyssd.data.place import Place, on_input
 from tinyssd.drawing.boxes import Box, class_color, draw_boxes
 from tinyssd.errors import CheckpointError
-from tinyssd.model.network import TinySSD
+from tinyssd.model.detector import Detector
+
+# The least confidence of a detection, of all classes or of each.
+Threshold = float | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Detection:
 
 
 def predict_picture(
-    model: TinySSD, picture: Image.Image, class_names: Sequence[str], score_threshold: float
+    model: Detector, picture: Image.Image, class_names: Sequence[str], score_threshold: Threshold
 ) -> list[Detection]:
     """The objects in one upright picture of any size and mode, by falling confidence.
 
@@ -42,7 +46,7 @@ def predict_picture(
         model: In evaluation mode.
         picture: See :func:`tinyssd.data.images.read_picture`, which also turns photos upright.
         class_names: The classes without background.
-        score_threshold: The least confidence of a detection.
+        score_threshold: The least confidence of a detection, or of each class's detections.
 
     Raises:
         CheckpointError: If the network answers NaN or infinity.
@@ -52,21 +56,34 @@ def predict_picture(
 
 @torch.no_grad()
 def predict_pictures(
-    model: TinySSD, pictures: Sequence[Image.Image], class_names: Sequence[str], score_threshold: float
+    model: Detector, pictures: Sequence[Image.Image], class_names: Sequence[str], score_threshold: Threshold
 ) -> list[list[Detection]]:
     """:func:`predict_picture` of several pictures, which go through the network together."""
     if not pictures:
         return []
-    height, width = model.config.image_size
-    pixels = [np.array(to_rgb(one).resize((width, height), Image.Resampling.BILINEAR)) for one in pictures]
-    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(model.anchors.device)
+    config = model.config
+    inputs = [on_input(to_rgb(one), config.image_size, config.keep_shape) for one in pictures]
+    pixels = np.stack([np.array(image) for image, _ in inputs])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(model.anchors.device)
     anchors, scores, offsets = model(to_input(images))
-    rows, counts = model.select(anchors, scores, offsets, score_threshold)
+    limits = np.broadcast_to(score_threshold, len(class_names))
+    rows, counts = model.select(anchors, scores, offsets, float(limits.min()))
     if not all(values.isfinite().all() for values in (scores, offsets, rows)):
         raise CheckpointError("the network answers NaN or infinity: its weights are damaged, or its training diverged")
     return [
-        to_detections(found[:count].tolist(), class_names) for found, count in zip(rows, counts.tolist(), strict=True)
+        to_detections(_sure(_on_picture(found[:count], *one), limits), class_names)
+        for found, count, one in zip(rows.cpu().numpy(), counts.tolist(), inputs, strict=True)
     ]
+
+
+def _on_picture(rows: np.ndarray, image: Image.Image, place: Place) -> np.ndarray:
+    """Rows whose boxes are shares of the input, as shares of the picture at ``place`` in it."""
+    return np.concatenate((rows[:, :2], place.back(rows[:, 2:], image.size)), axis=1)
+
+
+def _sure(rows: np.ndarray, limits: np.ndarray) -> list[list[float]]:
+    """The rows that reach the limit of their class."""
+    return rows[rows[:, 1] >= limits[rows[:, 0].astype(int) - 1]].tolist()
 
 
 def to_detections(rows: Iterable[Sequence[float]], class_names: Sequence[str]) -> list[Detection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,16 @@ import torch
 
 from tinyssd.errors import CheckpointError
 from tinyssd.files import write_atomically
-from tinyssd.model.network import TinySSD
+from tinyssd.model.build import build
+from tinyssd.model.detector import Detector
 from tinyssd.run.config import RunConfig
-from tinyssd.run.folder import CHECKPOINT
+from tinyssd.run.folder import BEST, CHECKPOINT
 
 _FORMAT = 1
 _DEFAULT_THRESHOLD = 0.5
+# What reading an archive and a pickle of any bytes ends in; weights_only keeps it from running code.
+_DAMAGED = (RuntimeError, OSError, EOFError, LookupError, ValueError, ArithmeticError, pickle.UnpicklingError)
+_DAMAGED += (AttributeError, TypeError, AssertionError, MemoryError, struct.error)
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:
@@ -49,7 +54,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         contents = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: damaged or not a checkpoint; the file cannot be read") from error
     if not isinstance(contents, dict) or contents.get("format") != _FORMAT:
         raise CheckpointError(f"{path}: not a checkpoint of this version of tinyssd")
@@ -64,11 +69,13 @@ class Trained:
         model: In evaluation mode.
         config: Of the run.
         score_threshold: The confidence from which its results should count, found on the validation pictures.
+        score_thresholds: The same for each class.
     """
 
-    model: TinySSD
+    model: Detector
     config: RunConfig
     score_threshold: float
+    score_thresholds: tuple[float, ...]
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
@@ -85,13 +92,34 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
     contents = load_checkpoint(file, device)
     with made_by_this_version(file):
         config = RunConfig.from_dict(contents["config"])
-        model = TinySSD.from_config(config.model)
-        model.load_state_dict(contents["model"])
+        model = _network_of(config, contents["model"])
         history = contents["progress"]["history"]
-        threshold = history[-1].get("best_threshold") if history else None
+        threshold, thresholds = _thresholds(history[-1] if history else {}, len(config.class_names))
     model.to(device)
+    return Trained(model.eval(), config, threshold, thresholds)
+
+
+def _thresholds(row: dict[str, Any], num_classes: int) -> tuple[float, tuple[float, ...]]:
+    """The last epoch's thresholds: of all classes together, and of each."""
     # None where no picture was evaluated yet, or none held an object.
-    return Trained(model.eval(), config, _DEFAULT_THRESHOLD if threshold is None else threshold)
+    threshold = row.get("best_threshold")
+    threshold = _DEFAULT_THRESHOLD if threshold is None else float(threshold)
+    by_class = row.get("best_threshold_per_class") or [None] * num_classes
+    thresholds = tuple(threshold if one is None else float(one) for one in by_class)
+    if len(thresholds) != num_classes or not all(0 <= one <= 1 for one in (threshold, *thresholds)):
+        raise ValueError(f"thresholds {threshold}, {thresholds}")
+    return threshold, thresholds
+
+
+def _network_of(config: RunConfig, weights: dict[str, torch.Tensor]) -> Detector:
+    """The network with these weights, whose sizes are compared before memory is taken for what the settings say."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in build(config.model).state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in weights.items()}:
+        raise ValueError("the weights are not those of the settings")
+    model = build(config.model)
+    model.load_state_dict(weights)
+    return model
 
 
 @contextlib.contextmanager
@@ -99,10 +127,12 @@ def made_by_this_version(path: Path) -> Iterator[None]:
     """Where the contents of a checkpoint are taken apart: what does not fit becomes a :class:`CheckpointError`."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{path}: does not fit this version of tinyssd, another one made it") from error
 
 
 def checkpoint_path(path: Path) -> Path:
-    """The checkpoint of a run folder; a file stands for itself."""
-    return path / CHECKPOINT if path.is_dir() else path
+    """The best checkpoint of a run folder, the last where there is no best; a file stands for itself."""
+    if not path.is_dir():
+        return path
+    return path / BEST if (path / BEST).exists() else path / CHECKPOINT

@@ -12,8 +12,8 @@ from typing import Any
 from tinyssd.data.augment import AugmentConfig
 from tinyssd.data.config import SEED_LIMIT, DataConfig
 from tinyssd.errors import ConfigError
+from tinyssd.model.build import ModelConfig, config_type
 from tinyssd.model.loss import LossConfig
-from tinyssd.model.network import TinySSDConfig
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,21 @@ class TrainConfig:
     """How the network is trained. The defaults are the recipe that was measured; see :mod:`tinyssd.training.train`.
 
     Attributes:
-        epochs: Passes over the training pictures.
+        epochs: Parts of the training, each followed by a validation.
+        passes: How often an epoch goes through the training pictures.
         batch_size: Pictures a step.
         learning_rate: The peak of the one-cycle schedule.
         weight_decay: Of AdamW.
         warmup: The share of the steps in which the learning rate rises.
+        clip: The largest norm of a step's gradient; longer ones are cut to it. 0: none is.
+        ema: How much of the average of the weights is kept in a step; the average is what is validated and used. 0: no
+            average.
+        closing: The share of the epochs, at the end, in which pictures vary less.
+        patience: Epochs without a better AP after which the training ends. 0: it never does.
         match_iou: The IoU from which an anchor belongs to an object.
         ignore_iou: The IoU from which an anchor that belongs to none is not background either. At ``match_iou`` or
             above it all others are background.
+        init: The run whose weights this one begins with, where they fit; empty: fresh ones.
         seed: Of the weights, the order and the augmentation.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         workers: Processes that read pictures; None chooses by the number of cores.
@@ -36,31 +43,48 @@ class TrainConfig:
     """
 
     epochs: int = 9
+    passes: int = 1
     batch_size: int = 32
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
     warmup: float = 0.25
+    clip: float = 0.0
+    ema: float = 0.0
+    closing: float = 0.0
+    patience: int = 0
     match_iou: float = 0.4
     ignore_iou: float = 0.2
+    init: str = ""
     seed: int = 0
     device: str = "auto"
     workers: int | None = None
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ConfigError(f"epochs, batch size: expected at least 1, got {self.epochs}, {self.batch_size}")
+        if min(self.epochs, self.passes, self.batch_size) < 1:
+            numbers = f"{self.epochs}, {self.passes}, {self.batch_size}"
+            raise ConfigError(f"epochs, passes, batch size: expected at least 1, got {numbers}")
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"learning rate: expected a positive number, got {self.learning_rate}")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight decay: expected a number from 0, got {self.weight_decay}")
-        if not all(0 <= share <= 1 for share in (self.warmup, self.match_iou, self.ignore_iou)):
-            shares = f"{self.warmup}, {self.match_iou}, {self.ignore_iou}"
-            raise ConfigError(f"warmup, match_iou, ignore_iou: expected numbers from 0 to 1, got {shares}")
+        shares = (self.warmup, self.closing, self.match_iou, self.ignore_iou)
+        if not all(0 <= share <= 1 for share in shares):
+            names = "warmup, closing, match_iou, ignore_iou"
+            raise ConfigError(f"{names}: expected numbers from 0 to 1, got {', '.join(map(str, shares))}")
+        if not (0 <= self.ema < 1 and 0 <= self.clip < math.inf and self.patience >= 0):
+            three = f"{self.ema}, {self.clip}, {self.patience}"
+            raise ConfigError(f"ema, clip, patience: expected ema below 1 and none below 0, got {three}")
         if not 0 <= self.seed < SEED_LIMIT:
             raise ConfigError(f"seed: expected at least 0 and less than {SEED_LIMIT}, got {self.seed}")
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"workers: expected at least 0, got {self.workers}")
+
+    @property
+    def closing_from(self) -> int | None:
+        """The pass, counted from 0, from which pictures vary less; None: never."""
+        first = self.epochs - round(self.closing * self.epochs)
+        return first * self.passes if first < self.epochs else None
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,7 @@ class RunConfig:
     """A whole run. ``class_names`` leaves background out: class 1 of the network is ``class_names[0]``."""
 
     class_names: tuple[str, ...]
-    model: TinySSDConfig
+    model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -83,7 +107,7 @@ class RunConfig:
         """The inverse of :meth:`to_dict`."""
         return cls(
             class_names=tuple(values["class_names"]),
-            model=TinySSDConfig(**values["model"]),
+            model=config_type(values["model"])(**values["model"]),
             data=DataConfig(**values["data"]),
             train=TrainConfig(**values["train"]),
             loss=LossConfig(**values["loss"]),
@@ -100,17 +124,18 @@ def read_config_file(path: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(values, dict):
+        values = {"": None}
+    network = values.get("model")
     sections = {
-        "model": TinySSDConfig,
+        "model": config_type(network if isinstance(network, dict) else {}),
         "data": DataConfig,
         "train": TrainConfig,
         "loss": LossConfig,
         "augment": AugmentConfig,
     }
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected an object with the sections {', '.join(sections)}")
     found = {}
     for name, settings in values.items():
         if name == "class_names":

@@ -12,7 +12,9 @@ from filelock import FileLock, Timeout
 from tinyssd.errors import CheckpointError, ConfigError
 from tinyssd.files import remove_leftovers
 
+# Of the last epoch, to go on from, and of the epoch with the best AP, to use.
 CHECKPOINT = "checkpoint.pt"
+BEST = "best.pt"
 
 # What a run writes besides: found without a checkpoint, they are somebody's own, or of a run that got no further.
 _WRITTEN = ("config.json", "metrics.jsonl", "curves.png", "predictions.png", "report.html")

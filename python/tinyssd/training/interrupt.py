@@ -44,6 +44,9 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
         again = "Ctrl-C again" if number == signal.SIGINT else "the same signal again"
         with contextlib.suppress(OSError):  # A terminal that has closed takes no message.
             print(f"\nstopping after this step; {again} to stop at once", file=sys.stderr, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):  # The command line's handler notes the signal for its exit status.
+            if callable(old := previous[signal.Signals(number)]):
+                old(number, frame)
 
     for number in previous:
         signal.signal(number, request)

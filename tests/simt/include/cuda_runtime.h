@@ -130,6 +130,11 @@ T __reduce_max_sync(unsigned mask, T value, simt::Place at = simt::Place::here()
   static_assert(simt::is_one_of<T, int, unsigned>);
   return simt::reduce("__reduce_max_sync", at, mask, value, [](T a, T b) { return a > b ? a : b; });
 }
+template <class T>
+T __reduce_min_sync(unsigned mask, T value, simt::Place at = simt::Place::here()) {
+  static_assert(simt::is_one_of<T, int, unsigned>);
+  return simt::reduce("__reduce_min_sync", at, mask, value, [](T a, T b) { return a < b ? a : b; });
+}
 inline unsigned __reduce_or_sync(unsigned mask, unsigned value, simt::Place at = simt::Place::here()) {
   return simt::reduce("__reduce_or_sync", at, mask, value, [](unsigned a, unsigned b) { return a | b; });
 }

@@ -1,0 +1,32 @@
+"""The running average of the weights, which is steadier than the weights of any one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from tinyssd.model.detector import Detector
+
+# The first averages forget faster, or they would remember how the training began.
+_WARM_UP_STEPS = 10.0
+
+
+def averaged(model: Detector, keep: float) -> AveragedModel:
+    """An average that keeps the share ``keep`` of itself in a step, less at the beginning; 0 is the model itself."""
+    return AveragedModel(model, multi_avg_fn=_towards(keep), use_buffers=True)
+
+
+def _towards(keep: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    @torch.no_grad()
+    def update(averages: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+        share = min(keep, (1 + float(steps)) / (_WARM_UP_STEPS + float(steps))) if keep > 0 else 0.0
+        for average, now in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(now, 1 - share)
+            else:
+                average.copy_(now)
+
+    return update
