@@ -86,7 +86,8 @@ def _run(options: argparse.Namespace) -> int:
         written = results.write(options.write)
     images = len({row["image"] for row in results.rows})
     count = f"{images} of {len(paths)} files before it was stopped" if stopped else _counted(images)
-    say(f"wrote {count} and {', '.join(written)} (confidence from {threshold:.0%}) to {options.out}/")
+    least = min(threshold, default=0.0) if isinstance(threshold, tuple) else threshold
+    say(f"wrote {count} and {', '.join(written)} (confidence from {least:.0%}) to {options.out}/")
     return EXIT_INTERRUPTED if stopped else EXIT_ERROR if failed else 0
 
 
