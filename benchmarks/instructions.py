@@ -91,7 +91,8 @@ def disassembled(source: str = _SOURCE) -> str:
     nvcc, options = checker["toolchain"].find_nvcc(), checker["compiler_options"](checker["extension"]())
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "code.cubin"
-        command = [nvcc, "-cubin", source, "-o", str(cubin), "-gencode=arch=compute_90,code=sm_90", *options]
+        plain = [option for option in options if "gencode" not in option]
+        command = [nvcc, "-cubin", source, "-o", str(cubin), "-gencode=arch=compute_90,code=sm_90", *plain]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         return subprocess.run([tool, "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
 

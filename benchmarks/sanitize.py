@@ -47,6 +47,7 @@ def calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
     boxes, scores = inputs.random_boxes(_MANY_BOXES, 1)[None], inputs.scores(_MANY_BOXES, 1)[None]
     yield from _nms_calls(boxes, scores, inputs.class_ids(_MANY_BOXES, 80, 1)[None])
     yield "multibox_target", (inputs.ssd_anchors(), inputs.labels(32, 32, 20, 1))
+    yield "multibox_target", (inputs.ssd_anchors(8), inputs.labels(2, 20, 20, 1))  # many tiles: another way to match
 
 
 def _nms_calls(boxes: Tensor, scores: Tensor, ids: Tensor) -> Iterator[tuple[str, tuple[Any, ...]]]:
@@ -76,6 +77,7 @@ def headline_calls() -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield "nms", (inputs.random_boxes(size, 1), inputs.scores(size, 1), 0.5)
     yield "box_iou", (inputs.random_boxes(5_444, 1), inputs.random_boxes(5_444, 2))
     yield "multibox_target", (anchors, inputs.labels(32, 32, 20, 1))
+    yield "multibox_target", (inputs.ssd_anchors(4), inputs.labels(16, 100, 20, 1))
     yield from _assigner_calls(anchors[0], inputs.labels(32, 32, 4, 1))
     yield "multibox_detection", (probs, predictions.offsets, anchors)
     yield "detect", (probs, predictions.offsets, anchors)

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 import torch
 from tinyssd.cli import main
+from tinyssd.commands import train
 from tinyssd.data.source import IGNORED_FROM, PADDING
 from tinyssd.model.aligned import aligned_loss
 from tinyssd.model.assigners import assign, offset_targets, stages_of
@@ -160,14 +161,16 @@ def test_the_command_line_chooses_the_rule(tmp_path, monkeypatch, options, rule)
         raise StopError
 
     monkeypatch.setattr("tinyssd.training.train.train", stop)
-    data = ["--data", "synthetic", "--epochs", "1", "--run", str(tmp_path / "run")]
+    (tmp_path / "few.json").write_text('{"data": {"train_size": 8, "val_size": 8}}')
+    few = ["--data", "synthetic", "--config", str(tmp_path / "few.json"), "--run", str(tmp_path / "run")]
     with pytest.raises(StopError):
-        main(["train", *data, *options])
+        main(["train", *few, *options])
     assert found[0].loss.assigner == rule
     assert RunConfig.from_dict(found[0].to_dict()) == found[0]
 
 
 def test_another_rule_is_an_error(capsys):
+    assert train._ASSIGNERS == RULES
     with pytest.raises(SystemExit):
         main(["train", "--assigner", "nearest"])
     assert "invalid choice: 'nearest'" in capsys.readouterr().err

@@ -177,7 +177,7 @@ def test_exit_status_is_that_of_the_worst_finding(tmp_path, capsys):
         (["set", "--fix", "set/fixed"], "set/fixed: lies inside set"),
         (["set", "--fix", "."], "holds files already"),
         (["set", "--workers", "0"], "--workers: expected at least 1, got 0"),
-        (["set", "--image-size", "4"], "too small"),
+        (["set", "--image-size", "4"], "--image-size: expected at least 32, got 4"),
         (["set", "--classes", "a,a"], "--classes: expected"),
     ],
 )
@@ -383,7 +383,7 @@ def test_a_browser_shows_what_the_page_says(checked, tmp_path):
             ],
             {"class without objects": ("warning", 9)},
         ),
-        ("pikachu", [], {"box sizes and anchors": ("warning", 1)}),
+        ("pikachu", [], {"box sizes and anchors": ("note", 1)}),
     ],
 )
 def test_blemishes_of_real_data_sets(name, options, expected, capsys):

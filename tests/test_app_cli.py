@@ -132,12 +132,12 @@ def test_resume_of_a_finished_run_changes_nothing(run, capsys):
 
 
 def test_help_tells_the_defaults(capsys):
-    from tinyssd.run.config import TrainConfig
     from tinyssd.training.demo import demo_config
+    from tinyssd.training.recipe import RECIPE
 
     demo = demo_config()
     for command, defaults in (
-        ("train", (TrainConfig.epochs, TrainConfig.batch_size, TrainConfig.learning_rate)),
+        ("train", (RECIPE["batch_size"], RECIPE["learning_rate"])),
         ("demo", (demo.train.epochs, demo.data.train_size)),
     ):
         with pytest.raises(SystemExit):
@@ -167,8 +167,10 @@ def test_info(capsys):
         (["train", "--data", "nowhere"], "no such folder; expected one, or the name 'synthetic' or 'banana'"),
         (["train", "--device", "tpu"], "expected auto, cpu or cuda"),
         (["train", "--epochs", "0"], "expected at least 1"),
-        (["train", "--image-size", "8"], "too small"),
-        (["train", "--image-size", "0"], "too small"),
+        (["train", "--image-size", "8"], "at least 32, got 8"),
+        (["train", "--image-size", "0"], "at least 32, got 0"),
+        (["train", "--model", "classic", "--image-size", "8"], "too small"),
+        (["train", "--loss", "focal"], "add --model classic"),
         (["train", "--lr", "-1"], "expected a positive number"),
         (["train", "--lr", "inf"], "expected a positive number"),
         (["train", "--resume", "nowhere"], "no such run folder"),

@@ -18,9 +18,12 @@ ROOMS = (
     ("drawing",),
     ("evaluation",),
     ("prediction",),
+    ("export",),
     ("training",),
     ("check",),
+    ("report",),
     ("commands",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

@@ -10,8 +10,8 @@ import signal
 import numpy as np
 import pytest
 import torch
+from app_training import CONFIG, TINY, interrupt_at, results
 from tinyssd.cli import main
-from tinyssd.data.config import DataConfig
 from tinyssd.data.loader import Pictures, make_loader, to_input
 from tinyssd.data.synthetic import SyntheticSource
 from tinyssd.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -27,39 +27,6 @@ from tinyssd.training.targets import make_targets
 from tinyssd.training.train import train
 
 from tinyssd_ops import multibox_target
-
-TINY = TinySSDConfig(
-    num_classes=4,
-    image_size=(32, 32),
-    widths=((8,), (8,), ()),
-    sizes=((0.2, 0.3), (0.4, 0.5), (0.8, 0.9)),
-    ratios=((1.0, 2.0, 0.5),) * 3,
-)
-CONFIG = RunConfig(
-    class_names=("fish", "star", "heart"),
-    model=TINY,
-    data=DataConfig("synthetic", train_size=12, val_size=4),
-    train=TrainConfig(epochs=2, batch_size=4, workers=0, device="cpu"),
-)
-TIMES = ("seconds", "images_per_second")
-
-
-def results(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def interrupt_at(monkeypatch, step):
-    """Lets Ctrl-C arrive during the given step, counted from 1."""
-    steps = iter(range(1, 1000))
-    original = training.batch_loss
-
-    def loss(*arguments):
-        if next(steps) == step:
-            signal.raise_signal(signal.SIGINT)
-        return original(*arguments)
-
-    monkeypatch.setattr(training, "batch_loss", loss)
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +261,20 @@ def test_anchors_that_half_fit_an_object_are_ignored():
     assert mask.view(4, 4)[:, 0].tolist() == [1, 1, 0, 0]
     _, _, classes = make_targets(anchors, labels, dataclasses.replace(settings, ignore_iou=0.5))
     assert classes.tolist() == [[3, 3, 0, 0]]
+
+
+def test_a_checkpoint_of_the_version_before_is_still_used(uninterrupted, tmp_path):
+    contents = load_checkpoint(uninterrupted / "checkpoint.pt")
+    for name in ("trained", "averaged"):
+        del contents[name]
+    old = {"train": ("passes", "clip", "ema", "closing", "patience", "init")}
+    old |= {"loss": ("assigner", "topk", "alpha", "beta"), "augment": ("hue", "shrink", "stretch", "mosaic")}
+    for section, names in old.items():
+        for name in names:
+            del contents["config"][section][name]
+    for row in contents["progress"]["history"]:
+        del row["ap50_per_class"], row["best_threshold_per_class"]
+    save_checkpoint(tmp_path / "checkpoint.pt", contents)
+    used = load_model(tmp_path)
+    assert used.config == CONFIG
+    assert used.score_thresholds == (used.score_threshold,) * 3

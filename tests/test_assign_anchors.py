@@ -12,7 +12,7 @@ from cases import INF, NAN, assert_same
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyssd_ops import reference
+from tinyssd_ops import multibox_prior, reference
 
 THRESHOLDS = [0.0, 0.1, 0.5, 0.7, 1.0]
 
@@ -32,7 +32,12 @@ def _many() -> list[Any]:
     few[::7] = cases.random_boxes(13, 3)
     # Most boxes have an IoU of 0 with all anchors, and those that do not hold anchors among the first.
     held = torch.cat((far[:40], anchors[:30], far[40:]))
+    # Boxes that reach an anchor well or not at all, some of them the same, so that all but one must look elsewhere.
+    cells = multibox_prior(24, 24, (0.1, 0.2, 0.4), (1.0, 2.0, 0.5))[0]
+    one = torch.tensor([[0.31, 0.42, 0.52, 0.61]])
+    objects = torch.cat((cases.random_boxes(20, 5, side=0.5), one.repeat(12, 1), cases.slivers(8), cases.broken(9)))
     found = {
+        "cells": (cells, objects),
         "chunks": (anchors, cases.random_boxes(270, 4, side=0.2)),
         "one_box_over_and_over": (anchors, anchors[17:18].repeat(60, 1)),
         "all_miss": (anchors[:70], far),
@@ -44,7 +49,7 @@ def _many() -> list[Any]:
 
 
 @pytest.mark.parametrize(("anchors", "gts"), _many())
-@pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9])
 def test_parity_of_many(other, anchors, gts, threshold):
     valid = torch.rand(len(gts), generator=cases.generator(7)) < 0.8
     for mask in (None, valid):

@@ -73,8 +73,16 @@ def module(gate, tmp_path, monkeypatch) -> Callable[[str], None]:
 # -- The build
 
 
-def _project(folder: Path, body: str) -> None:
-    """A package of the name, in a folder, that setuptools installs in a second."""
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder for what is built in place of this project, which needs no more than setuptools."""
+    monkeypatch.setattr(build, "ROOT", tmp_path / "project")
+    monkeypatch.setattr(build, "absent", lambda *_: [])
+    return tmp_path / "project"
+
+
+def _package(folder: Path, body: str) -> None:
+    """One of the name, that setuptools installs in a second."""
     (folder / "tinyssd_ops").mkdir(parents=True)
     (folder / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
@@ -90,22 +98,20 @@ def info():
 """
 
 
-def test_what_is_built_is_what_is_used(gate, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "ROOT", tmp_path / "project")
-    _project(tmp_path / "project", _INFO.replace("WHY", "__file__"))
+def test_what_is_built_is_what_is_used(gate, project):
+    _package(project, _INFO.replace("WHY", "__file__"))
     result = build.build(gate)
     assert (result.verdict, result.figures) == ("passed", {"simd": "avx2"}), result.tail
-    shutil.rmtree(tmp_path / "project")
-    _project(tmp_path / "project", _INFO.replace("WHY", "'somewhere else'"))
+    shutil.rmtree(project)
+    _package(project, _INFO.replace("WHY", "'somewhere else'"))
     result = build.build(gate)
     assert result.verdict == "failed"
     assert "the library in use is not the one built: somewhere else" in result.summary
 
 
-def test_a_build_that_fails_ends_the_gate(gate, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "ROOT", tmp_path / "project")
-    _project(tmp_path / "project", "")
-    (tmp_path / "project" / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'nothing'\n")
+def test_a_build_that_fails_ends_the_gate(gate, project):
+    _package(project, "")
+    (project / "pyproject.toml").write_text("[build-system]\nrequires = []\nbuild-backend = 'nothing'\n")
     record = gpu_gate.Record(gate, "command", {"device": "none"})
     gpu_gate.run_parts(gate, record, ["build", "parity", "bench"], time.monotonic() + 300)
     left = json.loads((gate.out / "gate.json").read_text())["parts"]

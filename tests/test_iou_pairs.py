@@ -107,6 +107,20 @@ def test_gradient_parity(other, simd_path, boxes):
         assert all(g.isfinite().all() for g in found)
 
 
+@pytest.mark.parametrize("value", [1.0, INF, NAN])
+@pytest.mark.parametrize("kind", ["iou", "giou"])
+def test_gradient_of_boxes_that_lie_apart(other, kind, value):
+    """Their IoU has no slope, but 0 times a value that is not finite is NaN. More pairs than CUDA looks at at once."""
+    found = []
+    for ops in (other, reference):
+        leaves = [cases.random_boxes(n, n, side=0.1).requires_grad_() for n in (270, 1_100)]
+        weight = torch.linspace(-1, 2, 270 * 1_100).view(270, 1_100)
+        weight[::90, ::400] = value
+        found.append(torch.autograd.grad(call(ops, *leaves, kind), leaves, weight))
+    assert all(torch.isnan(g).any() == (not math.isfinite(value)) for g in found[0])
+    assert_same(*found)
+
+
 @FAMILY
 def test_gradient_that_is_watched(ops, kind, aligned):
     boxes = [cases.clustered(40, seed).double() for seed in (1, 2)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
+from unittest import mock
 
 import cases
 import pytest
@@ -15,7 +17,12 @@ from tinyssd_ops import torchvision as ours
 MODELS = {
     "ssd300_vgg16": {},
     "ssdlite320_mobilenet_v3_large": {},
-    "fasterrcnn_mobilenet_v3_large_320_fpn": {"box_score_thresh": 0.01},
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {
+        "box_score_thresh": 0.01,
+        "box_batch_size_per_image": 32,
+        "rpn_post_nms_top_n_train": 200,
+        "rpn_post_nms_top_n_test": 200,
+    },
     "retinanet_resnet50_fpn": {"min_size": 64, "max_size": 96, "score_thresh": 0.005, "topk_candidates": 200},
 }
 
@@ -29,39 +36,67 @@ _BUILT = {}
 
 
 def build(theirs, name):
-    """A model with random weights; one of its kind is enough."""
+    """A model with random weights; one of its kind is enough. Its backbone sees the same pictures again and again."""
     if name not in _BUILT:
         torch.manual_seed(3)
         make = getattr(theirs.models.detection, name)
-        model = make(weights=None, weights_backbone=None, num_classes=4, **MODELS[name])
+        with without_drawing_layers() if name.startswith("ssd300") else contextlib.nullcontext():
+            model = make(weights=None, weights_backbone=None, num_classes=4, **MODELS[name])
         # In float64, so that no two scores are equal by rounding; the gradient of the heads is enough.
         _BUILT[name] = model.double() if name.startswith("fasterrcnn") else model
-        for parameter in model.backbone.parameters():
-            parameter.requires_grad_(False)
+        model.backbone.forward = remembered(model.backbone.eval().forward)
     return _BUILT[name]
 
 
-def pictures(dtype=torch.float32):
-    g = cases.generator(5)
-    image = torch.rand(3, 90, 120, generator=g, dtype=dtype)
+@contextlib.contextmanager
+def without_drawing_layers():
+    """The fully connected layers of VGG, which SSD leaves out, take longer to draw than the rest of a test."""
+    nn = torch.nn
+    with mock.patch.object(nn.Linear, "reset_parameters"), mock.patch.object(nn.init, "normal_"):
+        yield
+
+
+def remembered(function):
+    """Of the first picture; the second has its features mirrored, as a backbone takes most of a test's time."""
+    last = []
+
+    @torch.no_grad()
+    def remembering(x):
+        if not last or not torch.equal(last[0], x):
+            last[:] = [x, {name: torch.cat((f, f.flip(3))) for name, f in function(x[:1]).items()}]
+        return last[1].copy()
+
+    return remembering
+
+
+def pictures(model):
+    """Two, as batch normalisation over one value of each is refused."""
+    dtype = next(model.parameters()).dtype
+    image = torch.rand(3, 90, 120, generator=cases.generator(5), dtype=dtype)
     boxes = cases.random_boxes(3, 7, side=0.5) * 80 + torch.tensor([0, 0, 5, 5])
-    return [image], [{"boxes": boxes.to(dtype), "labels": torch.tensor([1, 2, 3])}]
+    return [image, image.flip(2)], [{"boxes": boxes.to(dtype), "labels": torch.tensor([1, 2, 3])}] * 2
 
 
 def detections(model):
     """Of each picture, with equal scores in the order of their boxes."""
-    images, _ = pictures(next(model.parameters()).dtype)
     with torch.no_grad():
-        found = model.eval()(images)
-    sortable = [torch.stack((-one["scores"], *one["boxes"].T, one["labels"]), dim=1) for one in found]
-    return [sorted(rows.tolist()) for rows in sortable]
+        found = model.eval()(pictures(model)[0])
+    return [in_order(one) for one in found]
+
+
+def in_order(found):
+    return sorted(torch.stack((-found["scores"], *found["boxes"].T, found["labels"]), dim=1).tolist())
+
+
+def by_place(rows):
+    """Sorted by label and place, which the last bit of a score leaves alone."""
+    return torch.tensor(sorted(rows, key=lambda row: row[:0:-1]))
 
 
 def training_step(model):
-    images, targets = pictures(next(model.parameters()).dtype)
     torch.manual_seed(0)
-    losses = model.train()(images * 2, targets * 2)  # Two, as batch normalisation over one value of each is refused.
-    learnt = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    losses = model.train()(*pictures(model))
+    learnt = {name: p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("backbone")}
     gradients = torch.autograd.grad(sum(losses.values()), list(learnt.values()), allow_unused=True)
     return {name: loss.detach() for name, loss in losses.items()}, [g for g in gradients if g is not None]
 
@@ -98,6 +133,34 @@ def test_patched_training(theirs, calls, name):
         found = training_step(model)
     assert "box_iou" in calls
     torch.testing.assert_close(found, expected)
+
+
+DETECTORS = [name for name in MODELS if not name.startswith("fasterrcnn")]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_replaced(theirs, name):
+    """The post-processor and the matcher, beside torchvision's (with our ``nms``, which shifts no coordinates)."""
+    model = build(theirs, name)
+    with ours.patched():
+        expected, step = detections(model), training_step(model)
+    matcher = model.proposal_matcher
+    ours.replace_postprocessor(model)
+    ours.replace_matcher(model)
+    try:
+        found = detections(model)
+        assert len(found[0]) > 10
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(by_place(one), by_place(other), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(training_step(model), step)
+    finally:
+        del model.postprocess_detections, model.compute_loss
+        model.proposal_matcher = matcher
+
+
+def test_replaced_in_another_model(theirs):
+    with pytest.raises(TypeError, match="model: expected torchvision's SSD or RetinaNet, got Linear"):
+        ours.replace_postprocessor(torch.nn.Linear(1, 1))
 
 
 def test_functions_imported_before(theirs, monkeypatch):

@@ -102,6 +102,19 @@ def test_every_row_has_a_budget():
     assert {row.name for row in work_rows.rows()} == set(work_budgets.load())
 
 
+def test_the_notes_tell_of_these_rows():
+    lines = (ROOT / "benchmarks" / "notes" / "cuda_work.md").read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    told = {row[0]: row for row in table[1:]}
+    budgets = work_budgets.load()
+    rows = {row.name: row for row in work_rows.rows()}
+    assert {row.name for row in rows.values() if row.most_seconds or row.floor_ratio} <= set(told) <= set(rows)
+    for row in (rows[name] for name in told):
+        assert int(told[row.name][5]) == budgets[row.name]["launches"], row.name
+        if row.most_seconds is not None:
+            assert told[row.name][3] == f"{row.most_seconds * 1e6:,.0f} us", row.name
+
+
 def test_a_filter_that_finds_nothing_is_an_error():
     done = _work("--filter", "no such row")
     assert done.returncode == 1

@@ -168,7 +168,9 @@ def _angle(boxes: Tensor) -> Tensor:
     w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     empty = (w == 0) & (h == 0)
     w, h = torch.where(empty, 0, w), torch.where(empty, 1, h)
-    angle = torch.atan((w / h).detach().double()).to(boxes.dtype)
+    ratio = (w / h).detach()
+    # onnxruntime has no arc tangent in float64.
+    angle = torch.atan(ratio if torch.onnx.is_in_onnx_export() else ratio.double()).to(boxes.dtype)
     # Its derivative is that of the arc tangent of two arguments, which is finite for flat boxes too.
     turned = torch.atan2(w, h)
     return angle + (turned - turned.detach())

@@ -89,7 +89,7 @@ def assign_atss(
     # IoU >= mean + standard deviation, without the square root.
     positive = (above >= 0) & (above * above >= variance)
     chosen = torch.zeros_like(overlaps, dtype=torch.bool).scatter(1, nearest, positive)
-    chosen &= _contains(gt_boxes[:, None], centers[:, None]) & counted[:, None]
+    chosen = chosen & _contains(gt_boxes[:, None], centers[:, None]) & counted[:, None]
     best, box = torch.where(chosen, overlaps, -1).max(dim=2)  # conflicts: the larger IoU
     return _take_ignored(torch.where(best >= 0, box, _BACKGROUND), overlaps, counted, crowd)
 

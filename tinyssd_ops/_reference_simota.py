@@ -81,6 +81,8 @@ def _near_center(boxes: Tensor, points: Tensor, reach: Tensor) -> Tensor:
 
 def _log(x: Tensor) -> Tensor:
     """log(x), at least -100, from basic operations alone; -100 below the normal numbers, NaN stays NaN."""
+    if torch.onnx.is_in_onnx_export():  # Its operators cannot take the bits of a number apart.
+        return torch.where(x.isnan(), x, torch.where(x >= torch.finfo(x.dtype).tiny, x.log(), -100).clamp(min=-100))
     int_dtype, mantissa_bits, _ = box_ops._EXPONENT[x.dtype]
     high, low = box_ops._LN2_SPLIT[x.dtype]
     bits = x.contiguous().view(int_dtype)

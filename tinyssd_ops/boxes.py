@@ -188,7 +188,7 @@ def _divide(x: Tensor, divisor: float) -> Tensor:
 
 def _exp(x: Tensor) -> Tensor:
     """exp(x) for float32 or float64 from basic operations alone; differentiable, NaN stays NaN."""
-    int_dtype, mantissa_bits, bias = _EXPONENT[x.dtype]
+    int_dtype = _EXPONENT[x.dtype][0]
     high, low = _LN2_SPLIT[x.dtype]
     shift = _ROUNDING_SHIFT[x.dtype]
     x = x.clamp(*_EXP_RANGE[x.dtype])
@@ -202,5 +202,13 @@ def _exp(x: Tensor) -> Tensor:
     exponent = torch.where(n == n, n, 0).to(int_dtype)
     first = exponent >> 1
     for part in (first, exponent - first):
-        result = result * ((part + bias) << mantissa_bits).view(x.dtype)
+        result = result * _power_of_two(part, x.dtype)
     return result
+
+
+def _power_of_two(exponent: Tensor, dtype: torch.dtype) -> Tensor:
+    """2**exponent, of a normal number."""
+    if torch.onnx.is_in_onnx_export():  # Its operators cannot reinterpret bits.
+        return torch.exp2(exponent.to(dtype))
+    _, mantissa_bits, bias = _EXPONENT[dtype]
+    return ((exponent + bias) << mantissa_bits).view(dtype)

@@ -52,14 +52,14 @@ def assign_anchors(
     best_iou, best_gt = iou.max(dim=-1)
     matched = best_iou >= _narrow(iou_threshold, iou)
     assigned = torch.where(matched, best_gt, -1)
-    image = torch.arange(num_images, device=iou.device)
+    anchor_index, gt_index = (torch.arange(size, device=iou.device) for size in (num_anchors, num_gt))
     for _ in range(min(num_anchors, num_gt)):
         # The largest IoU left; the first of equals is the lowest anchor, then the lowest box.
-        value, flat = iou.flatten(1).max(dim=1)
+        value, flat = iou.flatten(1).max(dim=1, keepdim=True)
         anchor, gt = flat // num_gt, flat % num_gt
-        assigned[image, anchor] = torch.where(value >= 0, gt, assigned[image, anchor])
-        iou[image, anchor, :] = -1
-        iou[image, :, gt] = -1
+        taken, given = anchor_index == anchor, gt_index == gt
+        assigned = torch.where(taken & (value >= 0), gt, assigned)
+        iou = torch.where(taken[:, :, None] | given[:, None, :], -1, iou)
     return assigned
 
 
@@ -88,16 +88,16 @@ def multibox_target(anchors: Tensor, labels: Tensor, iou_threshold: float = 0.5)
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """See :func:`tinyssd_ops.nms`."""
     _checks.check_nms(boxes, scores, iou_threshold)
-    keep, count = nms_padded(boxes[None], scores[None], iou_threshold)
-    return keep[0, : int(count[0])]
+    keep, _ = nms_padded(boxes[None], scores[None], iou_threshold)
+    return keep[keep >= 0]
 
 
 @torch.no_grad()
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """See :func:`tinyssd_ops.batched_nms`."""
     _checks.check_batched_nms(boxes, scores, idxs, iou_threshold)
-    keep, count = nms_padded(boxes[None], scores[None], iou_threshold, idxs[None])
-    return keep[0, : int(count[0])]
+    keep, _ = nms_padded(boxes[None], scores[None], iou_threshold, idxs[None])
+    return keep[keep >= 0]
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def multibox_detection(
     foreground = classes > 0
     order = _rank(confidence, foreground)
     kept = _suppress(boxes, order, foreground, None, nms_threshold)  # [B, A], in the order of rank
-    rank = torch.empty_like(order).scatter_(1, order, torch.arange(num_anchors, device=order.device).expand_as(order))
+    rank = order.argsort(dim=1)
     is_kept = kept.gather(1, rank)
     # Kept rows by rank, then suppressed ones by index, then background by index: three blocks of keys.
     index = torch.arange(num_anchors, device=order.device)
@@ -188,7 +188,7 @@ def detect(
 
 
 def _narrow(threshold: float, like: Tensor) -> Tensor:
-    return torch.tensor(threshold, dtype=like.dtype, device=like.device)
+    return torch.full((), threshold, dtype=like.dtype, device=like.device)
 
 
 def _decode(cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
@@ -209,6 +209,8 @@ def _rank(scores: Tensor, candidate: Tensor) -> Tensor:
 def _suppress(boxes: Tensor, order: Tensor, candidate: Tensor, groups: Tensor | None, iou_threshold: float) -> Tensor:
     """Which ranks [B, N] survive greedy suppression. ``order`` holds the candidates first."""
     kept = candidate.gather(1, order)
+    if torch.onnx.is_in_onnx_export():
+        return _suppress_in_onnx(boxes, order, kept, groups, iou_threshold)
     length = int(kept.sum(dim=1).max()) if kept.numel() > 0 else 0
     head, alive = order[:, :length], kept[:, :length]
     if groups is not None:
@@ -240,6 +242,19 @@ def _suppress(boxes: Tensor, order: Tensor, candidate: Tensor, groups: Tensor | 
     return kept
 
 
+def _suppress_in_onnx(
+    boxes: Tensor, order: Tensor, candidate: Tensor, groups: Tensor | None, iou_threshold: float
+) -> Tensor:
+    """:func:`_suppress` by the operator of ONNX, which ranks by score: one that falls with the rank."""
+    from tinyssd_ops.onnx import suppress
+
+    ranked = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    score = -torch.arange(order.shape[1], dtype=torch.float32, device=order.device)  # Exact below 2**24 boxes.
+    scores = torch.where(candidate, score, -torch.inf)
+    ids = None if groups is None else groups.gather(1, order)
+    return suppress(ranked, scores[:, None], iou_threshold, ids)[:, 0]
+
+
 def _first(order: Tensor, kept: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The first ``size`` kept indices of each row, padded with -1, and how many there are."""
     counts = kept.sum(dim=1).clamp(max=size)
@@ -250,9 +265,8 @@ def _first(order: Tensor, kept: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 def _padding(boxes: Tensor, keep: Tensor) -> Tensor:
     """Rows of ``detect`` that hold no detection: class -1, all else 0."""
-    rows = boxes.new_zeros(*keep.shape, 6)
-    rows[..., 0] = -1
-    return rows
+    label = boxes.new_full((*keep.shape, 1), -1)
+    return torch.nn.functional.pad(label, (0, 5))
 
 
 # The assigners have a file of their own; it needs box_iou from here, so it is imported last.

@@ -1,7 +1,9 @@
 """torchvision's box operators with torchvision's signatures, on the kernels of this package.
 
 ``from tinyssd_ops.torchvision import nms, batched_nms, box_iou`` in place of ``from torchvision.ops import ...``; or
-:func:`patched`, for code that cannot be changed. torchvision itself is needed by the latter alone.
+:func:`patched`, for code that cannot be changed. For a model of torchvision's, :func:`replace_postprocessor` and
+:func:`replace_matcher` do in one pass over the batch what it does picture by picture and class by class. torchvision
+itself is needed by these three alone.
 
 Results are torchvision's, float by float or to the last bits of a sum, but for what follows. Each line is a choice,
 held by a test (``tests/test_torchvision.py``).
@@ -31,11 +33,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _checks, _torchvision_patch, ops
+from tinyssd_ops import _checks, _torchvision_models, _torchvision_patch, ops
 
 _FORMATS = ("xyxy", "xywh", "cxcywh")
 
@@ -159,6 +162,48 @@ def patched() -> AbstractContextManager[None]:
 def patch() -> _torchvision_patch.Patch:
     """:func:`patched` for good, or until ``undo()`` of what it returns."""
     return _torchvision_patch.Patch(_functions())
+
+
+def replace_postprocessor(model: Any) -> None:
+    """Replaces the post-processor of torchvision's ``SSD`` or ``RetinaNet``: no loop over pictures and classes.
+
+    The detections are torchvision's, those of equal scores in another order perhaps; a score may differ in the last
+    bit. The settings (thresholds, counts) are those that the model has at the time of the call. A model to be scripted
+    must keep its own. ``del model.postprocess_detections`` undoes it.
+
+    Args:
+        model: Changed in place.
+
+    Raises:
+        TypeError: For another model.
+    """
+    model.postprocess_detections = _torchvision_models.postprocessor(model)
+
+
+def replace_matcher(model: Any) -> None:
+    """Replaces the matching of torchvision's ``SSD`` or ``RetinaNet`` in training: all pictures at once.
+
+    ``SSD.forward`` still makes an IoU matrix a picture, of which no more is made. For a loop of your own, what replaces
+    it is ``matched_idxs = matcher(model)(anchors, targets)``. ``del model.compute_loss`` undoes it (and for an ``SSD``
+    a ``proposal_matcher`` of torchvision's put back).
+
+    Args:
+        model: Changed in place.
+
+    Raises:
+        TypeError: For another model.
+    """
+    model.compute_loss = _torchvision_models.loss(model)
+    if isinstance(model.compute_loss, _torchvision_models.SSDLoss):
+        model.proposal_matcher = _torchvision_models.no_match
+
+
+def matcher(model: Any) -> _torchvision_models.Matcher:
+    """What :func:`replace_matcher` uses: a function of ``(anchors, targets)``, lists of a tensor or dict a picture.
+
+    Returns the list of the pictures' matches, int64 [A]: as torchvision's ``Matcher`` and ``SSDMatcher`` of the model.
+    """
+    return _torchvision_models.matcher(model)
 
 
 def _functions() -> dict[str, Callable[..., Tensor]]:

@@ -105,7 +105,7 @@ Tensor assign_atss(
     const auto spreads = scratch.add<Spread>(num_boxes);
     scratch.allocate(a);
     if (num_boxes > 0) {
-      with_warps(num_boxes, [&](auto warps) {
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
         constexpr int kWarps = decltype(warps)::value;
         scope.launch(
             nearest_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(NearestShared<T, kWarps>), gts, box_data<T>(a),

@@ -203,7 +203,7 @@ std::tuple<Tensor, Tensor> assign_simota(
         candidates_kernel<T>, num_images * tiles, kResolveThreads, sizeof(MetBox<T, int>) * kResolveChunk, gts, head,
         tiles);
     if (num_boxes > 0) {
-      with_warps(num_boxes, [&](auto warps) {
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
         constexpr int kWarps = decltype(warps)::value;
         scope.launch(
             take_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(Lists<T, kWarps>), gts, head, topk,

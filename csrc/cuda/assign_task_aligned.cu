@@ -147,7 +147,7 @@ std::tuple<Tensor, Tensor> assign_task_aligned(
     scope.fill_bytes(scratch.get(largest_alignment), 0, bytes);
     scope.fill_bytes(scratch.get(largest_iou), 0, bytes);
     if (num_boxes > 0) {
-      with_warps(num_boxes, [&](auto warps) {
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
         constexpr int kWarps = decltype(warps)::value;
         scope.launch(
             last_choice_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(Lists<T, kWarps>), gts, predictions, topk,

@@ -86,7 +86,7 @@ Tensor assign_threshold(
     scratch.allocate(a);
     Candidate<T>* kept = keeps ? scratch.get(best) : nullptr;
     if (keeps) {
-      with_warps(num_boxes, [&](auto warps) {
+      with_warps(num_boxes, num_anchors, [&](auto warps) {
         constexpr int kWarps = decltype(warps)::value;
         scope.launch(
             best_anchor_kernel<T, kWarps>, num_boxes, kWarps * kWarp, sizeof(Lists<T, kWarps>), gts, box_data<T>(a),

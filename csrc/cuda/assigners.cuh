@@ -12,10 +12,10 @@
 
 namespace tinyssd {
 
-// Warps that share a box in select. Where boxes are few, the anchors that each warp goes through one after the other are
-// what takes time; where they are many, they keep the device busy by themselves.
-constexpr int kWarpsOfFew = 16, kWarpsOfMany = 4;
-constexpr int64_t kManyBoxes = 1024;
+// Warps that share a box in select. Where boxes are few and anchors many, the anchors that each warp goes through one
+// after the other are what takes time; many boxes keep the device busy by themselves.
+constexpr int kManyWarps = 16, kFewWarps = 4;
+constexpr int64_t kManyBoxes = 1024, kManyAnchors = 2048;
 constexpr int kResolveThreads = 128;
 constexpr int kResolveChunk = 64;  // boxes in shared memory at once
 
@@ -26,9 +26,9 @@ struct Lists {
 
 // Calls f with the warps of a block, as a type.
 template <class F>
-void with_warps(int64_t num_boxes, const F& f) {
-  num_boxes < kManyBoxes ? f(std::integral_constant<int, kWarpsOfFew>{})
-                         : f(std::integral_constant<int, kWarpsOfMany>{});
+void with_warps(int64_t num_boxes, int64_t num_anchors, const F& f) {
+  num_boxes < kManyBoxes&& num_anchors >= kManyAnchors ? f(std::integral_constant<int, kManyWarps>{})
+                                                       : f(std::integral_constant<int, kFewWarps>{});
 }
 
 // Puts a candidate into a sorted list of k, whose last one leaves. Called by a whole warp with one candidate.

@@ -11,13 +11,18 @@
 namespace tinyssd {
 
 constexpr int kMostClaimWarps = 16;
-constexpr int kBoundsAtOnce = 8;  // loads in flight
+constexpr int kBoundsAtOnce = 16;  // loads in flight
 
-// The largest value of a warp and the lowest index that has it.
-template <class T>
-__device__ __forceinline__ void warp_first_max(T& value, int& index) {
+// The largest value of a warp, which is an IoU or -1, and the lowest index that has it. The bits of such floats order like
+// the floats.
+__device__ __forceinline__ void warp_first_max(float& value, int& index) {
+  const int bits = __float_as_int(value), largest = __reduce_max_sync(kAllLanes, bits);
+  index = __reduce_min_sync(kAllLanes, bits == largest ? index : INT32_MAX);
+  value = __int_as_float(largest);
+}
+__device__ __forceinline__ void warp_first_max(double& value, int& index) {
   for (int step = kWarp / 2; step > 0; step /= 2) {
-    const T other = __shfl_xor_sync(kAllLanes, value, step);
+    const double other = __shfl_xor_sync(kAllLanes, value, step);
     const int other_index = __shfl_xor_sync(kAllLanes, index, step);
     if (other > value || (other == value && other_index < index)) {
       value = other;
@@ -179,7 +184,7 @@ struct Claims {
 };
 
 template <class T, int kPerLane, class Write>
-__global__ void __launch_bounds__(kWarp* kMostClaimWarps) claim_kernel(
+__global__ void __launch_bounds__(kWarp* kMostClaimWarps, 1) claim_kernel(
     const Box<T>* __restrict__ anchors,  // [A]
     int64_t num_anchors, const GroundTruth<T> gts, int tiles,
     T* tile_best,    // [B, G, tiles]

@@ -1,6 +1,7 @@
 // The gradient of the IoU family on CUDA. The gradient of boxes1: a warp owns a box, its lanes share the boxes of the
 // other side. That of boxes2: a block owns 32 boxes, one a lane, so that a warp reads neighbours in a row; its warps share
-// the rows. Both add up in kGradientLanes sums, then by halves (see ../iou.h). Aligned: a thread owns a pair.
+// the rows. Both add up in kGradientLanes sums, then by halves (see ../iou.h). A lane first notes as bits which of its next
+// 32 pairs can change a sum, then adds those: of IoU few do. Aligned: a thread owns a pair.
 #include "iou_pairs.cuh"
 
 namespace tinyssd {
@@ -19,8 +20,33 @@ __device__ __forceinline__ Box<T> times(T factor, const Box<T>& a) {
   return {factor * a.x1, factor * a.y1, factor * a.x2, factor * a.y2};
 }
 
+// Whether a pair's term can change a sum. Boxes that lie apart have IoU slopes of +0 or -0, and sums, which begin as +0,
+// are never -0; but 0 times a gradient that is not finite is NaN.
 template <IouKind kKind, class T>
-__global__ void __launch_bounds__(kWarp* kWarps) iou_pairs_backward_rows_kernel(
+__device__ __forceinline__ bool counts(const T* grad, const Box<T>& a, const Box<T>* others) {
+  if constexpr (kKind != IouKind::kIou) return true;
+  const Box<T> b = load_box(others);
+  const bool apart =
+      (smaller(a.x2, b.x2) - larger(a.x1, b.x1) < T(0)) | (smaller(a.y2, b.y2) - larger(a.y1, b.y1) < T(0));
+  return !apart | !is_finite(*grad);
+}
+
+// The bits of kAtOnce pairs, `step` apart, of `left` that there are.
+constexpr int kAtOnce = 32;
+template <IouKind kKind, class T>
+__device__ __forceinline__ unsigned pairs_that_count(
+    const T* grad, int64_t grad_step, const Box<T>& own, const Box<T>* others, int64_t step, int64_t left) {
+  unsigned bits = 0;
+#pragma unroll 8
+  for (int k = 0; k < kAtOnce; ++k) {
+    if (k * step >= left) break;
+    bits |= static_cast<unsigned>(counts<kKind>(grad + k * grad_step, own, others + k * step)) << k;
+  }
+  return bits;
+}
+
+template <IouKind kKind, class T>
+__global__ void __launch_bounds__(kWarp* kWarps, 2) iou_pairs_backward_rows_kernel(
     const T* __restrict__ grad,     // [B, N, M]
     const MeasuredBoxes<T> boxes1,  // [B, N]
     const MeasuredBoxes<T> boxes2,  // [B, M]
@@ -31,9 +57,15 @@ __global__ void __launch_bounds__(kWarp* kWarps) iou_pairs_backward_rows_kernel(
   const Measured<T> own = boxes1.template get<kKind>(i);
   const int64_t others = i / rows * columns;
   Box<T> sum = {0, 0, 0, 0};
-  for (int64_t j = threadIdx.x; j < columns; j += kWarp) {
-    const Box<T> slopes = iou_slopes<kKind>(own, boxes2.template get<kKind>(others + j), eps);
-    sum = plus(sum, times(grad[i * columns + j], slopes));
+  for (int64_t first = threadIdx.x; first < columns; first += kWarp * kAtOnce) {
+    const T* factors = grad + i * columns + first;
+    unsigned bits =
+        pairs_that_count<kKind>(factors, kWarp, own.box, boxes2.boxes + others + first, kWarp, columns - first);
+    for (; bits != 0; bits &= bits - 1) {
+      const int j = (__ffs(static_cast<int>(bits)) - 1) * kWarp;
+      const Box<T> slopes = iou_slopes<kKind>(own, boxes2.template get<kKind>(others + first + j), eps);
+      sum = plus(sum, times(factors[j], slopes));
+    }
   }
   for (int step = kWarp / 2; step > 0; step /= 2) {
     sum = plus(
@@ -49,7 +81,7 @@ struct ColumnSums {
 };
 
 template <IouKind kKind, class T>
-__global__ void __launch_bounds__(kWarp* kWarps) iou_pairs_backward_columns_kernel(
+__global__ void __launch_bounds__(kWarp* kWarps, 2) iou_pairs_backward_columns_kernel(
     const T* __restrict__ grad,     // [B, N, M]
     const MeasuredBoxes<T> boxes1,  // [B, N]
     const MeasuredBoxes<T> boxes2,  // [B, M]
@@ -62,13 +94,20 @@ __global__ void __launch_bounds__(kWarp* kWarps) iou_pairs_backward_columns_kern
   Box<T> sums[kEach] = {};
   if (column < columns) {
     const Measured<T> own = boxes2.template get<kKind>(batch * columns + column);
-    for (int64_t start = threadIdx.y; start < rows; start += kGradientLanes) {
+    for (int64_t first = threadIdx.y; first < rows; first += kWarps * kAtOnce) {
+      const int64_t i = batch * rows + first;
+      const T* factors = grad + i * columns + column;
+      unsigned bits =
+          pairs_that_count<kKind>(factors, kWarps * columns, own.box, boxes1.boxes + i, kWarps, rows - first);
+      for (; bits != 0; bits &= bits - 1) {
+        const int place = __ffs(static_cast<int>(bits)) - 1;
+        const Box<T> slopes = iou_slopes<kKind>(own, boxes1.template get<kKind>(i + place * kWarps), eps);
+        const Box<T> term = times(factors[place * kWarps * columns], slopes);
 #pragma unroll
-      for (int k = 0; k < kEach; ++k) {
-        const int64_t row = start + k * kWarps, i = batch * rows + row;
-        if (row >= rows) continue;
-        const Box<T> slopes = iou_slopes<kKind>(own, boxes1.template get<kKind>(i), eps);
-        sums[k] = plus(sums[k], times(grad[i * columns + column], slopes));
+        for (int k = 0; k < kEach; ++k) {
+          const Box<T> next = plus(sums[k], term);
+          sums[k] = place % kEach == k ? next : sums[k];
+        }
       }
     }
   }

@@ -1,10 +1,10 @@
 // match_kernel, the first step of the assignment: each anchor's best box. A warp owns a tile, kPerLane groups of 32
 // anchors, a lane an anchor of each; a block owns kMatchWarps neighbouring tiles of an image. Every group has a box
-// around its anchors, and 32 boxes are held against it at once: one that misses it has an IoU of 0 with all of the group.
-// Anchors prefer the box with the largest IoU, then the lowest index; IoUs of 0 need not be computed for that.
+// around its anchors, and 32 boxes are held against it at once: of a box that misses it, or cannot have an IoU that
+// matters with any of the group, none is computed. Anchors prefer the box with the largest IoU, then the lowest index.
 #pragma once
 
-#include "ground_truth.cuh"
+#include "reach.cuh"
 
 #include <limits>
 
@@ -17,18 +17,10 @@ template <class T>
 struct MatchShared {
   Box<T> boxes[kChunk];
   T areas[kChunk];
+  T least[kChunk];              // IoUs below matter neither to the box nor to anchors
   unsigned valid[kMatchWarps];  // a bit a box
   T best[kMatchWarps][kChunk];  // the largest IoU of a warp's tile with each box
 };
-
-// No IoU is negative, so the bits of floats order like the floats.
-__device__ __forceinline__ float warp_max(float iou) {
-  return __uint_as_float(__reduce_max_sync(kAllLanes, __float_as_uint(iou)));
-}
-__device__ __forceinline__ double warp_max(double iou) {
-  for (int step = kWarp / 2; step > 0; step /= 2) iou = larger(iou, __shfl_xor_sync(kAllLanes, iou, step));
-  return iou;
-}
 
 // The largest value of a warp; a NaN may win, or not.
 __device__ __forceinline__ float warp_largest(float value) {
@@ -44,17 +36,34 @@ __device__ __forceinline__ Box<T> warp_bounds(const Box<T>& box) {
   return {-warp_largest(-box.x1), -warp_largest(-box.y1), warp_largest(box.x2), warp_largest(box.y2)};
 }
 
-// Whether a box intersects no box within the bounds, inverted ones included. False for NaN: then the IoU decides.
+// What the IoU of a box with the anchors of a group can be, from the bounds and the smallest area of the group. Each step
+// is monotonic, rounding included: the intersection with an anchor is at most that with the bounds, the union at least
+// that with the smallest area, and at least the box but for the rounding, which kIouMargin is far above.
 template <class T>
-__device__ __forceinline__ bool misses(const Box<T>& box, const Box<T>& bounds) {
-  return (box.x2 <= bounds.x1) | (box.x1 >= bounds.x2) | (box.y2 <= bounds.y1) | (box.y1 >= bounds.y2);
+struct Ceiling {
+  T inter, united;
+  __device__ Ceiling(const Box<T>& box, T box_area, const Box<T>& bounds, T smallest_area)
+      : inter(intersection(box, bounds)), united(larger(box_area, smallest_area + box_area - inter)) {}
+  // Whether every IoU is below `least`, by a margin. False for NaN.
+  __device__ bool is_below(T least) const { return inter < least * static_cast<T>(1 - 2 * kIouMargin) * united; }
+  // At least every IoU, and below `least`, if they are.
+  __device__ T value(T least) const {
+    const T ratio = inter / united * static_cast<T>(1 + kIouMargin) + std::numeric_limits<T>::min();
+    return smaller(ratio, least * static_cast<T>(1 - kIouMargin));
+  }
+};
+
+// Too small a number has no room for the margin.
+template <class T>
+__device__ __forceinline__ T least_of_use(T iou) {
+  return iou > T(1e-3) ? iou : T(0);
 }
 
 // A lane's anchors and what they prefer so far.
 template <class T, int kPerLane>
 struct LaneAnchors {
   Box<T> boxes[kPerLane], bounds[kPerLane];  // the bounds are those of the lane's groups
-  T areas[kPerLane];
+  T areas[kPerLane], smallest_area[kPerLane];
   T best[kPerLane];
   int best_gt[kPerLane];  // -1: no box has an IoU above 0
 
@@ -71,21 +80,28 @@ struct LaneAnchors {
       best_gt[i] = -1;
     }
     TINYSSD_UNROLL
-    for (int i = 0; i < kPerLane; ++i) bounds[i] = warp_bounds(boxes[i]);
+    for (int i = 0; i < kPerLane; ++i) {
+      bounds[i] = warp_bounds(boxes[i]);
+      smallest_area[i] = -warp_largest(-areas[i]);
+    }
   }
 
-  // Holds 32 boxes of shared memory, of which the valid ones count, against all anchors of the warp. Returns the largest
-  // IoU of this lane's box with them; `first_gt` is the index of the first box in the image.
-  __device__ T meet(const Box<T>* gt_boxes, const T* gt_areas, unsigned valid, int first_gt) {
+  // Holds 32 boxes of shared memory, of which the valid ones count, against all anchors of the warp. Returns what no IoU of
+  // this lane's box with them exceeds: the largest, if that matters. `first_gt` is the index of the first box in the image.
+  __device__ T meet(const Box<T>* gt_boxes, const T* gt_areas, const T* gt_least, unsigned valid, int first_gt) {
     const int lane = threadIdx.x % kWarp;
     const Box<T> own_gt = load_box(gt_boxes + lane);
+    const T own_area = gt_areas[lane], own_least = gt_least[lane];
     unsigned hits[kPerLane], left = 0;
+    T own_largest = 0;
     TINYSSD_UNROLL
     for (int i = 0; i < kPerLane; ++i) {
-      hits[i] = __ballot_sync(kAllLanes, !misses(own_gt, bounds[i])) & valid;
+      const Ceiling<T> ceiling(own_gt, own_area, bounds[i], smallest_area[i]);
+      const bool below = ceiling.is_below(own_least);
+      if (below && ceiling.inter > T(0)) own_largest = larger(own_largest, ceiling.value(own_least));
+      hits[i] = __ballot_sync(kAllLanes, !below && ceiling.inter != T(0)) & valid;
       left |= hits[i];
     }
-    T own_largest = 0;
     for (; left != 0; left &= left - 1) {
       const int bit = lowest_bit(left);
       const Box<T> gt = load_box(gt_boxes + bit);
@@ -101,7 +117,7 @@ struct LaneAnchors {
         best_gt[i] = better ? first_gt + bit : best_gt[i];
       }
       largest = warp_max(largest);
-      own_largest = lane == bit ? largest : own_largest;
+      own_largest = lane == bit ? larger(own_largest, largest) : own_largest;
     }
     return own_largest;
   }
@@ -113,8 +129,9 @@ template <class T, int kPerLane, class Write>
 __global__ void __launch_bounds__(kWarp* kMatchWarps) match_kernel(
     const Box<T>* __restrict__ anchors,  // [A]
     int64_t num_anchors, const GroundTruth<T> gts, T threshold, unsigned blocks_an_image,
-    T* __restrict__ tile_best,  // [B, G, blocks_an_image * kMatchWarps]
-    int* __restrict__ holder,   // [B, A]
+    const T* __restrict__ reached,  // [B, G]: an IoU of each box with some anchor; or nullptr
+    T* __restrict__ tile_best,      // [B, G, blocks_an_image * kMatchWarps]
+    int* __restrict__ holder,       // [B, A]
     const Write write) {
   auto& shared = shared_memory<MatchShared<T>>();
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -130,6 +147,7 @@ __global__ void __launch_bounds__(kWarp* kMatchWarps) match_kernel(
       const Box<T> box = gts.box(gt);
       store_box(shared.boxes + threadIdx.x, box);
       shared.areas[threadIdx.x] = area(box);
+      shared.least[threadIdx.x] = reached == nullptr ? T(0) : least_of_use(smaller(threshold, reached[gt]));
     }
     const unsigned valid_in_warp = __ballot_sync(kAllLanes, is_valid);
     if (lane == 0) shared.valid[warp] = valid_in_warp;
@@ -139,8 +157,8 @@ __global__ void __launch_bounds__(kWarp* kMatchWarps) match_kernel(
       if (valid == 0) continue;
       const int first_gt = static_cast<int>(start) + word * kWarp;
       if (first_valid < 0) first_valid = first_gt + lowest_bit(valid);
-      shared.best[warp][word * kWarp + lane] =
-          own.meet(shared.boxes + word * kWarp, shared.areas + word * kWarp, valid, first_gt);
+      shared.best[warp][word * kWarp + lane] = own.meet(
+          shared.boxes + word * kWarp, shared.areas + word * kWarp, shared.least + word * kWarp, valid, first_gt);
     }
     __syncthreads();
     if (is_valid) {

@@ -1,18 +1,25 @@
 """TinySSD: a small single-shot detector, from labelled pictures to drawn boxes.
 
-Read in this order: :mod:`tinyssd.model.network`, :mod:`tinyssd.model.loss`, :mod:`tinyssd.data.loader`,
-:mod:`tinyssd.training.train`. The geometry
-underneath (anchors, matching, suppression) is :mod:`tinyssd_ops`.
+Read in this order: :mod:`tinyssd.model.network` and :mod:`tinyssd.model.loss`, the textbook's network and loss,
+:mod:`tinyssd.model.pyramid` and :mod:`tinyssd.model.aligned`, the default ones, :mod:`tinyssd.data.loader`,
+:mod:`tinyssd.training.train`. The geometry underneath (anchors, matching, suppression) is :mod:`tinyssd_ops`.
 
-What a program of your own needs is here; a whole run, as the command line makes it, is
-:func:`tinyssd.training.train.train`. Use a trained network::
+What a program of your own needs is here. Three lines train, use and export a detector, as the command line does::
+
+    from tinyssd import Run, train
+
+    run = train("DIR")  # or, of one that is trained: Run("runs/demo")
+    found = run.predict("photo.jpg")
+    files = run.export("onnx")
+
+Use a trained network::
 
     from PIL import Image
     from tinyssd import load_model, predict_picture
 
     run = load_model("runs/demo")
     picture = Image.open("photo.jpg")
-    for found in predict_picture(run.model, picture, run.config.class_names, run.score_threshold):
+    for found in predict_picture(run.model, picture, run.config.class_names, run.score_thresholds):
         print(found.label, found.score, found.box)  # the box as shares of the picture
 
 Train one in a loop of your own::
@@ -41,6 +48,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinyssd.api import Run, train
     from tinyssd.data.augment import AugmentConfig
     from tinyssd.data.images import read_picture
     from tinyssd.data.loader import Pictures, make_loader, to_input
@@ -50,6 +58,7 @@ if TYPE_CHECKING:
     from tinyssd.errors import CheckpointError, ConfigError, DataError, TinySSDError, TrainingError
     from tinyssd.model.loss import LossConfig, detection_loss
     from tinyssd.model.network import TinySSD, TinySSDConfig
+    from tinyssd.model.pyramid import PyramidConfig, PyramidSSD
     from tinyssd.prediction.predict import Detection, drawn_detections, predict_picture
     from tinyssd.run.checkpoint import Trained, load_model
 
@@ -62,6 +71,9 @@ __all__ = [
     "Example",
     "LossConfig",
     "Pictures",
+    "PyramidConfig",
+    "PyramidSSD",
+    "Run",
     "Source",
     "SyntheticSource",
     "TinySSD",
@@ -77,11 +89,13 @@ __all__ = [
     "predict_picture",
     "read_picture",
     "to_input",
+    "train",
 ]
 
 _MODULES = (
     "errors",
     "model.network",
+    "model.pyramid",
     "model.loss",
     "data.source",
     "data.augment",
@@ -91,6 +105,7 @@ _MODULES = (
     "data.synthetic",
     "run.checkpoint",
     "prediction.predict",
+    "api",
 )
 
 

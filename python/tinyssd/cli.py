@@ -1,4 +1,4 @@
-"""The command line: ``tinyssd train|anchors|check|eval|predict|demo|info``.
+"""The command line: ``tinyssd train|anchors|check|eval|predict|report|export|demo|info``.
 
 Each command imports what it needs when it runs, so ``--help`` does not wait for Torch.
 """
@@ -13,13 +13,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from tinyssd.commands import anchors, check, demo, eval, info, predict, train
+from tinyssd.commands import anchors, check, demo, eval, export, info, predict, report, train
 from tinyssd.commands.advice import advice, out_of_resources
 from tinyssd.commands.common import EXIT_BROKEN_PIPE, EXIT_ERROR, EXIT_INTERRUPTED, print_error
 from tinyssd.errors import TinySSDError
 from tinyssd.terminal import write_no_more
 
-_COMMANDS = (train, anchors, check, eval, predict, demo, info)
+_COMMANDS = (train, anchors, check, eval, predict, report, export, demo, info)
 
 
 class _Parser(argparse.ArgumentParser):

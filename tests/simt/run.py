@@ -9,7 +9,8 @@ torch.compile, vmap, meta tensors) is left out, by conftest.py.
 TINYSSD_OPS_SIMT_SEEDS=n          every test with n seeds, each another order of blocks and threads; default 1
 TINYSSD_OPS_SIMT_RACES=1          instead of AddressSanitizer the race detector, weak memory, and threads that may be
                                   overtaken at any access (see races.h)
-TINYSSD_OPS_SIMT_SMALL=1          suppression takes its paths of large inputs from a few hundred boxes on (suppress.cu)
+TINYSSD_OPS_SIMT_SMALL=1          suppression and assignment take their paths of large inputs from a few hundred boxes
+                                  on (suppress.cu, assign.cuh)
 """
 
 from __future__ import annotations

@@ -59,9 +59,12 @@ def _run(options: argparse.Namespace) -> int:
     from tinyssd.check.snapshot import take_snapshot
     from tinyssd.check.write import refuse_folder
     from tinyssd.data.read import read_data_set
+    from tinyssd.model.pyramid import STRIDES
 
     if options.workers is not None and options.workers < 1:
         raise ConfigError(f"--workers: expected at least 1, got {options.workers}")
+    if options.image_size is not None and options.image_size < STRIDES[-1]:
+        raise ConfigError(f"--image-size: expected at least {STRIDES[-1]}, got {options.image_size}")
     if options.fix is not None:
         refuse_folder(options.fix, options.data)
     snapshot = take_snapshot(read_data_set(options.data, choice(options)), options.workers, progress=True)

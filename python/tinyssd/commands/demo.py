@@ -45,6 +45,7 @@ def add(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tinyssd.report.write import write_report
     from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.demo import demo_config, report
     from tinyssd.training.train import train
@@ -71,6 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     say("\non held-out pictures:")
     say(metrics_table(metrics, config.class_names))
     say(f"\ndone in {time.perf_counter() - started:.0f} s; look at")
-    for name in ("predictions.png", "curves.png", "anchors.png"):
-        say(f"  {run / name}")
+    page = write_report(run, options.device or "auto")
+    for path in (page, *(run / name for name in ("predictions.png", "curves.png", "anchors.png"))):
+        say(f"  {path}")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +87,15 @@ def _run(options: argparse.Namespace) -> int:
         written = results.write(options.write)
     images = len({row["image"] for row in results.rows})
     count = f"{images} of {len(paths)} files before it was stopped" if stopped else _counted(images)
-    least = min(threshold, default=0.0) if isinstance(threshold, tuple) else threshold
-    say(f"wrote {count} and {', '.join(written)} (confidence from {least:.0%}) to {options.out}/")
+    say(f"wrote {count} and {', '.join(written)} (confidence from {_least(threshold)}) to {options.out}/")
     return EXIT_INTERRUPTED if stopped else EXIT_ERROR if failed else 0
+
+
+def _least(threshold: float | Sequence[float]) -> str:
+    """One percentage, or the range of the classes'."""
+    limits = [threshold] if isinstance(threshold, float) else threshold
+    low, high = f"{min(limits):.0%}", f"{max(limits):.0%}"
+    return low if low == high else f"{low} to {high}, by class"
 
 
 def _line(row: dict[str, Any]) -> str:

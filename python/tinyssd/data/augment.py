@@ -59,7 +59,7 @@ class AugmentConfig:
     @classmethod
     def strong(cls) -> AugmentConfig:
         """For few pictures and a long training."""
-        return cls(color=0.3, hue=8.0, zoom=1.6, shrink=1.6, stretch=0.15, mosaic=0.5)
+        return cls(color=0.3, hue=8.0, zoom=1.6, shrink=1.25, stretch=0.15, mosaic=0.5)
 
     def closing(self) -> AugmentConfig:
         """Milder, for the end of a training: whole pictures, as those to come will be."""

@@ -131,21 +131,7 @@ def average_precision(
         num_classes: Classes without background.
         image_size: Height and width that boxes, given as shares of the picture, are scaled to.
     """
-    from pycocotools.cocoeval import COCOeval
-
-    height, width = image_size
-    scale = np.array([width, height, width, height], dtype=np.float64)
-    gt = [_true_annotation(image, row, scale) for image, rows in enumerate(truth) for row in rows.astype(float)]
-    found = [
-        {**_annotation(image, row[0], row[2:] * scale), "score": float(row[1])}
-        for image, rows in enumerate(predictions)
-        for row in rows.astype(float)
-    ]
-    # pycocotools prints its progress.
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(gt, len(truth), num_classes), _coco(found, len(truth), num_classes), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
+    evaluation = coco_evaluation(predictions, truth, num_classes, image_size)
     # [IoU threshold, recall, class] for objects of all sizes and at most 100 results a picture.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
     per_class = tuple(_mean(precision[:, :, index]) for index in range(num_classes))
@@ -155,6 +141,33 @@ def average_precision(
     present = [one for one in thresholds if not math.isnan(one)]
     threshold = sum(present) / len(present) if present else math.nan
     return AveragePrecision(_mean(precision), _mean(precision[0]), per_class, threshold, per_class_50, thresholds)
+
+
+def coco_evaluation(
+    predictions: Sequence[np.ndarray], truth: Sequence[np.ndarray], num_classes: int, image_size: tuple[int, int]
+) -> Any:
+    """pycocotools' ``COCOeval`` after its work; arguments as in :func:`average_precision`."""
+    from pycocotools.cocoeval import COCOeval
+
+    height, width = image_size
+    scale = np.array([width, height, width, height], dtype=np.float64)
+    gt = [_true_annotation(image, row, scale) for image, rows in enumerate(truth) for row in rows.astype(float)]
+    found = [
+        {**_annotation(image, row[0], row[2:] * scale), "score": float(row[1])}
+        for image, rows in enumerate(predictions)
+        for row in _ranked(rows.astype(float))
+    ]
+    # pycocotools prints its progress.
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_coco(gt, len(truth), num_classes), _coco(found, len(truth), num_classes), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def _ranked(rows: np.ndarray) -> np.ndarray:
+    """By falling confidence, then by class and box: of equals pycocotools takes those that come first."""
+    return rows[np.lexsort((*rows[:, :1:-1].T, rows[:, 0], -rows[:, 1]))]
 
 
 def _best_thresholds(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> tuple[float, ...]:

@@ -4,8 +4,8 @@ An assignment rule of :mod:`tinyssd_ops` says which anchors learn which object, 
 quality, an IoU, is what the score of the object's class is to become (0 for all other classes and anchors). The boxes
 are judged by their GIoU, weighted by the same quality. Both are divided by the sum of the qualities of the batch.
 
-Sources: Li et al., "Generalized Focal Loss", 2020 (the quality focal loss); Feng et al., "TOOD", 2021; Rezatofighi et
-al., "Generalized Intersection over Union", 2019.
+Sources: Zhang et al., "VarifocalNet", 2021 (the loss of the scores); Feng et al., "TOOD", 2021; Xu et al.,
+"PP-YOLOE", 2022; Rezatofighi et al., "Generalized Intersection over Union", 2019.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ def aligned_loss(
         total = quality.sum().clamp(min=1)
         class_ids = rows[..., 0].long().clamp(min=0)
         targets = torch.zeros_like(scores).scatter_(2, class_ids[..., None], quality[..., None])
-        counts = (assigned > -2)[..., None]
     errors = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
-    if config.focal_gamma > 0:
-        errors = errors * (scores.sigmoid() - targets).abs() ** config.focal_gamma
+    with torch.no_grad():
+        # What is background beyond doubt fades; what is an object counts in full, by its quality.
+        weights = torch.where(targets > 0, targets, config.focal_alpha * scores.sigmoid() ** config.focal_gamma)
+        weights = weights * (assigned > -2)[..., None]
     own = anchors.expand_as(offsets)[matched]
     boxes = decode_boxes(own, offsets[matched], max_growth=_MAX_GROWTH)
     overlap = iou_pairs(boxes, rows[..., 1:][matched], kind=config.boxes, aligned=True)
     box_errors = (1 - overlap) * quality[matched]
-    return Parts((errors * counts).sum() / total, config.box_weight * box_errors.sum() / total)
+    return Parts((errors * weights).sum() / total, config.box_weight * box_errors.sum() / total)

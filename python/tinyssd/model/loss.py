@@ -21,7 +21,7 @@ from tinyssd.errors import ConfigError
 # The class of an anchor that is neither an object nor background: it takes no part in the classification loss.
 IGNORED = -1
 
-ClassLoss = Literal["mined", "focal", "mean", "quality"]
+ClassLoss = Literal["mined", "focal", "mean", "varifocal"]
 BoxLoss = Literal["smooth_l1", "l1", "iou", "giou", "diou", "ciou"]
 Assigner = Literal["greedy", "threshold", "atss", "task_aligned", "simota"]
 
@@ -34,12 +34,13 @@ class LossConfig:
     textbook's.
 
     Attributes:
-        classes: "mined" (hard negatives), "focal", or "mean" (cross-entropy, all anchors alike); "quality" for the
-            pyramid network.
+        classes: "mined" (hard negatives), "focal", or "mean" (cross-entropy, all anchors alike);
+            "varifocal" for the pyramid network.
         boxes: "smooth_l1" or "l1"; "iou", "giou", "diou" or "ciou" for the pyramid network.
         negative_ratio: For "mined": background anchors kept for each matched one.
-        focal_gamma: For "focal": how strongly well-classified anchors fade.
-        focal_alpha: For "focal": the weight of matched anchors; background weighs ``1 - focal_alpha``.
+        focal_gamma: For "focal": how strongly well-classified anchors fade; for "varifocal" those of background.
+        focal_alpha: For "focal": the weight of matched anchors; background weighs ``1 - focal_alpha``. For "varifocal":
+            the weight of background; matched anchors weigh as much as they are worth.
         smooth_l1_beta: For "smooth_l1": the offset error at which the square turns into a line.
         box_weight: Factor of the box loss.
         normalize: Divide by the "matches" of each picture, or take the mean over all "anchors".
@@ -72,18 +73,18 @@ class LossConfig:
         ):
             if value not in allowed:
                 raise ConfigError(f"loss: {name} must be one of {', '.join(allowed)}, got {value!r}")
-        if (self.classes == "quality") != self.boxes.endswith("iou"):
+        if (self.classes == "varifocal") != self.boxes.endswith("iou"):
             raise ConfigError(f"loss: classes {self.classes!r} and boxes {self.boxes!r} are not of one network")
 
     @property
     def is_aligned(self) -> bool:
         """Whether this is the loss of the pyramid network."""
-        return self.classes == "quality"
+        return self.classes == "varifocal"
 
     @classmethod
     def aligned(cls) -> LossConfig:
-        """Quality focal loss and GIoU of the anchors that the task-aligned rule chooses."""
-        return cls(classes="quality", boxes="giou", assigner="task_aligned", box_weight=2.0)
+        """Varifocal loss, and GIoU of the anchors that the task-aligned rule chooses, as PP-YOLOE weighs them."""
+        return cls(classes="varifocal", boxes="giou", assigner="task_aligned", focal_alpha=0.75, box_weight=2.5)
 
     @classmethod
     def classic(cls) -> LossConfig:

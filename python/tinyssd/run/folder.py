@@ -17,7 +17,7 @@ CHECKPOINT = "checkpoint.pt"
 BEST = "best.pt"
 
 # What a run writes besides: found without a checkpoint, they are somebody's own, or of a run that got no further.
-_WRITTEN = ("config.json", "metrics.jsonl", "curves.png", "predictions.png")
+_WRITTEN = ("config.json", "metrics.jsonl", "curves.png", "predictions.png", "report.html")
 _LOCK = ".lock"
 
 

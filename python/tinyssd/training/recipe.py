@@ -20,7 +20,7 @@ from tinyssd.model.loss import LossConfig
 from tinyssd.model.pyramid import STRIDES, StageAnchors
 
 # Pictures are seen so often, within the bounds; more than the last of them only where a set has more.
-_PASSES, _LEAST_SEEN, _MOST_SEEN, _LEAST_PASSES = 80, 16_000, 40_000, 5
+_PASSES, _LEAST_SEEN, _MOST_SEEN, _LEAST_PASSES = 100, 20_000, 36_000, 5
 # A validation after about so many pictures seen.
 _SEEN_IN_EPOCH = 1000
 # Of generated pictures so many are looked at.

@@ -1,14 +1,16 @@
 """The training loop.
 
-The default recipe (:class:`tinyssd.run.config.TrainConfig`, :class:`tinyssd.model.loss.LossConfig`): AdamW, a one-cycle
-schedule, batches of 32, hard negatives 3:1, smooth L1, mirror images and mild changes of colour; anchors match an
-object from an IoU of 0.4, and from 0.2 on they are not background either. Measured on the pikachu set, nine epochs:
-AP50 0.999 and 1.000, AP 0.579 and 0.607 in two runs; without the ignored band AP50 0.974, AP 0.635; matching from 0.5
-without it AP50 0.970, AP 0.624.
+The recipe of the default network is in :mod:`tinyssd.training.recipe`, and in docs/detector.md with its measurements.
+That of the textbook's network is the defaults of :class:`tinyssd.run.config.TrainConfig` and
+:class:`tinyssd.model.loss.LossConfig`: AdamW, one cycle, batches of 32, hard negatives 3:1, smooth L1, mirror
+images and mild changes of colour; anchors match an object from an IoU of 0.4, and from 0.2 on they are not background
+either. Measured on the pikachu set, nine epochs: AP50 0.999 and 1.000, AP 0.579 and 0.607 in two runs; without the
+ignored band AP50 0.974, AP 0.635; matching from 0.5 without it AP50 0.970, AP 0.624.
 
-A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``curves.png`` and ``checkpoint.pt``. The
-checkpoint is written after each epoch, and when Ctrl-C asks the run to stop. What is random depends on the seed and the
-epoch alone, so a resumed run takes the very steps that an uninterrupted one takes.
+A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``curves.png``, ``checkpoint.pt`` and
+``best.pt``, the epoch with the best AP. The checkpoint is written after each epoch, and when Ctrl-C asks the run to
+stop. What is random depends on the seed and the pass alone, so a resumed run takes the very steps that an uninterrupted
+one takes.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from tinyssd.errors import DataError, TrainingError
 from tinyssd.evaluation.evaluate import evaluate
 from tinyssd.files import write_json, write_json_lines
 from tinyssd.model.device import pick_device
+from tinyssd.run.board import log_epoch
 from tinyssd.run.checkpoint import save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig
 from tinyssd.run.folder import BEST, CHECKPOINT, locked
@@ -134,6 +137,7 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
                 save_checkpoint(run / BEST, best)
             write_json_lines(run / "metrics.jsonl", progress.history)
             curves.save_curves(progress.history, run / "curves.png")
+            log_epoch(run, row, config.class_names)
             say(_epoch_line(row, settings.epochs))
         if not progress.is_over(settings):
             save_checkpoint(run / CHECKPOINT, {**about(progress, config, num_pictures), **state.contents()})

@@ -1,0 +1,143 @@
+"""How a network is written in each format, and how a written one is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import tinyssd_ops
+from tinyssd.errors import ConfigError
+from tinyssd.export.deployed import Deployed, Predictor
+from tinyssd.text import printable
+
+# The most pictures that an AOTInductor package takes at once: its buffers are planned for them.
+_LARGEST_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        title: For people.
+        file: The name of the file.
+        packages: What it needs beyond torch, to write and to check.
+        write: Writes a network, of which an input is given, to a path; the names of its classes go with it.
+        load: The network in a file.
+    """
+
+    title: str
+    file: str
+    packages: tuple[str, ...]
+    write: Callable[[Deployed, Tensor, Path, Sequence[str]], None]
+    load: Callable[[Path], Predictor]
+
+
+def expect_packages(name: str) -> None:
+    """Raises :class:`ConfigError` where the format ``name`` cannot be written here."""
+    missing = [one for one in FORMATS[name].packages if importlib.util.find_spec(one) is None]
+    if missing:
+        raise ConfigError(
+            f"--format {name}: needs {', '.join(missing)}; pip install 'tinyssd_ops[export]' installs what is missing"
+        )
+    if tinyssd_ops.info()["backends"]["cpu"]["backend"] != "native":
+        raise ConfigError(f"--format {name}: needs the native kernels; tinyssd info says why there are none")
+
+
+def _write_onnx(model: Deployed, images: Tensor, path: Path, class_names: Sequence[str]) -> None:
+    from tinyssd_ops.onnx import translation_table
+
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            custom_translation_table=translation_table(),
+            input_names=["images"],
+            output_names=["detections", "counts"],
+            dynamic_shapes={"images": {0: "batch"}},
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned nothing")
+    proto = program.model_proto
+    proto.metadata_props.add(key="classes", value=_lines(class_names))
+    path.write_bytes(proto.SerializeToString())
+
+
+def _load_onnx(path: Path) -> Predictor:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+
+    def predict(images: Tensor) -> tuple[Tensor, Tensor]:
+        rows, counts = session.run(None, {"images": images.numpy()})
+        return torch.from_numpy(rows), torch.from_numpy(counts)
+
+    return predict
+
+
+def _write_aoti(model: Deployed, images: Tensor, path: Path, class_names: Sequence[str]) -> None:
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    about = {"height": str(images.shape[2]), "width": str(images.shape[3]), "classes": _lines(class_names)}
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
+        try:
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs={"aot_inductor.metadata": about}
+            )
+        except Exception as error:
+            if type(error).__name__ == "InvalidCxxCompiler":
+                raise ConfigError("--format aoti: needs a C++ compiler, such as g++, and found none") from error
+            raise
+
+
+def _load_aoti(path: Path) -> Predictor:
+    with _quiet():
+        package: Any = torch._inductor.aoti_load_package(str(path))
+    return lambda images: tuple(package(images))  # type: ignore[return-value]
+
+
+def _write_torchscript(model: Deployed, images: Tensor, path: Path, class_names: Sequence[str]) -> None:
+    with torch.no_grad(), _quiet():
+        torch.jit.save(torch.jit.trace(model, (images,), check_trace=False), str(path))
+
+
+def _load_torchscript(path: Path) -> Predictor:
+    with _quiet():
+        return torch.jit.load(str(path))  # type: ignore[no-any-return]
+
+
+def _lines(class_names: Sequence[str]) -> str:
+    """A class a line, and nothing that a terminal would obey."""
+    return "\n".join(printable(name) for name in class_names)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what the exporters say of their own future."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+FORMATS = {
+    "onnx": Format("ONNX", "model.onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
+    "aoti": Format("AOTInductor package", "model.pt2", (), _write_aoti, _load_aoti),
+    "torchscript": Format("TorchScript", "model.ts", (), _write_torchscript, _load_torchscript),
+}

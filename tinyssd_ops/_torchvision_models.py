@@ -1,0 +1,237 @@
+"""What torchvision's SSD and RetinaNet do picture by picture and class by class, for the whole batch at once.
+
+A shape's letters: B pictures, A anchors, C classes, N candidates of the whole batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tinyssd_ops.assigners import assign_threshold
+
+Detections = list[dict[str, Tensor]]
+# Scores in bfloat16 are rounded by less than this part of them.
+_ROUNDING = 0.02
+
+
+class _Candidates(NamedTuple):
+    """Pairs of an anchor and a class that score above the threshold."""
+
+    picture: Tensor  # int64 [N]
+    place: Tensor  # int64 [N], of the anchor among those of all pictures, B * A
+    label: Tensor  # int64 [N]
+    score: Tensor  # [N]
+
+    def of(self, which: Tensor) -> _Candidates:
+        """Some of them, by index."""
+        return _Candidates(*(part.index_select(0, which) for part in self))
+
+
+@dataclass(frozen=True)
+class Postprocessor:
+    """``postprocess_detections`` of a model: scores, filter, the best of each group, decoding, suppression."""
+
+    box_coder: Any  # torchvision's: boxes are decoded as the model would, and only those of candidates
+    score_thresh: float
+    nms_thresh: float
+    detections_per_img: int
+    topk_candidates: int
+
+    def _suppressed(
+        self, found: _Candidates, deltas: Tensor, anchors: Tensor, shapes: list[tuple[int, int]], num_classes: int
+    ) -> Detections:
+        """What is left of the candidates; deltas [B, A, 4], anchors [B, A, 4]."""
+        from tinyssd_ops.torchvision import batched_nms
+
+        picture = found.picture
+        parts = (every.flatten(0, 1).index_select(0, found.place) for every in (deltas, anchors))
+        boxes = self.box_coder.decode_single(*parts)
+        limits = torch.tensor([(w, h, w, h) for h, w in shapes], dtype=boxes.dtype, device=boxes.device)
+        boxes = boxes.clamp(min=0).minimum(limits.index_select(0, picture))
+        keep = batched_nms(boxes, found.score, picture * num_classes + found.label, self.nms_thresh)
+        # By picture, and within one still by falling score.
+        kept_picture = picture[keep]
+        counts = kept_picture.bincount(minlength=len(shapes)).tolist()
+        kept = [part[: self.detections_per_img] for part in keep[kept_picture.argsort(stable=True)].split(counts)]
+        return [{"boxes": boxes[one], "scores": found.score[one], "labels": found.label[one]} for one in kept]
+
+
+class SSDPostprocessor(Postprocessor):
+    """That of torchvision's ``SSD``."""
+
+    def __call__(
+        self, head_outputs: dict[str, Tensor], image_anchors: list[Tensor], image_shapes: list[tuple[int, int]]
+    ) -> Detections:
+        """As ``SSD.postprocess_detections``."""
+        logits = head_outputs["cls_logits"]  # [B, A, C]
+        found = self._candidates(logits)
+        anchors = torch.stack(image_anchors)
+        return self._suppressed(found, head_outputs["bbox_regression"], anchors, image_shapes, logits.shape[2])
+
+    def _candidates(self, logits: Tensor) -> _Candidates:
+        # A class that scores more than t is more than t times as likely as the background: most anchors have none, and
+        # need no softmax.
+        least = math.log(self.score_thresh * (1 - _ROUNDING)) if self.score_thresh > 0 else -math.inf
+        odds = logits[..., 1:].amax(dim=-1).float() - logits[..., 0].float()
+        places = (~(odds < least)).flatten().nonzero().squeeze(1)
+        scores = logits.flatten(0, 1).index_select(0, places).softmax(dim=-1).T[1:]
+        label, row = (scores > self.score_thresh).nonzero(as_tuple=True)
+        found = _Candidates((places // logits.shape[1])[row], places[row], label + 1, scores[label, row])
+        return _best_of_groups(found, label * logits.shape[0] + found.picture, self.topk_candidates)
+
+
+class RetinaNetPostprocessor(Postprocessor):
+    """That of torchvision's ``RetinaNet``."""
+
+    def __call__(
+        self,
+        head_outputs: dict[str, list[Tensor]],
+        anchors: list[list[Tensor]],
+        image_shapes: list[tuple[int, int]],
+    ) -> Detections:
+        """As ``RetinaNet.postprocess_detections``."""
+        levels = head_outputs["cls_logits"]  # of each level [B, A, C]
+        sizes = [level.shape[1] for level in levels]
+        found = [self._candidates(level, sum(sizes[:i]), sum(sizes)) for i, level in enumerate(levels)]
+        together = _Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+        deltas = torch.cat(head_outputs["bbox_regression"], dim=1)
+        every = torch.stack([torch.cat(anchors_of_one) for anchors_of_one in anchors])
+        return self._suppressed(together, deltas, every, image_shapes, levels[0].shape[2])
+
+    def _candidates(self, logits: Tensor, first: int, num_anchors: int) -> _Candidates:
+        """Those of one level, whose anchors begin at ``first``."""
+        least = self.score_thresh * (1 - _ROUNDING)
+        picture, index = _few_above(logits.flatten(1), math.log(least / (1 - least)) if 0 < least < 1 else -math.inf)
+        score = logits.flatten(1)[picture, index].sigmoid()
+        above = (score > self.score_thresh).nonzero().squeeze(1)
+        picture, index, score = picture[above], index[above], score[above]
+        anchor = index // logits.shape[2]
+        label = index - anchor * logits.shape[2]
+        found = _Candidates(picture, picture * num_anchors + first + anchor, label, score)
+        return _best_of_groups(found, picture, self.topk_candidates)
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """The loop over pictures around ``box_iou`` and torchvision's ``Matcher`` or ``SSDMatcher``."""
+
+    high_threshold: float
+    low_threshold: float
+    allow_low_quality: bool
+    match_every_box: bool
+
+    def __call__(self, anchors: list[Tensor], targets: list[dict[str, Tensor]]) -> list[Tensor]:
+        """The matched index of each anchor, a tensor int64 [A] a picture: -1 background, -2 between the thresholds.
+
+        Args:
+            anchors: Of each picture [A, 4].
+            targets: Of each picture ``{"boxes": [G, 4], ...}``.
+
+        Raises:
+            ValueError: If the pictures have different anchors. torchvision's generators make the same for all.
+        """
+        if any(one.shape != anchors[0].shape for one in anchors) or (torch.stack(anchors) != anchors[0]).any():
+            raise ValueError("anchors: expected the same for every picture")
+        boxes = [one["boxes"] for one in targets]
+        counts = torch.tensor([len(one) for one in boxes], device=anchors[0].device)
+        padded = pad_sequence(boxes, batch_first=True)
+        valid = torch.arange(padded.shape[1], device=counts.device) < counts[:, None]
+        thresholds = (self.high_threshold, self.low_threshold)
+        found = assign_threshold(
+            anchors[0], padded, valid, None, *thresholds, self.allow_low_quality, self.match_every_box
+        )
+        return list(found)
+
+
+@dataclass(frozen=True)
+class SSDLoss:
+    """``SSD.compute_loss`` with the matches of the whole batch in place of those of the loop."""
+
+    model: Any
+    match: Matcher
+
+    def __call__(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor], _: list[Tensor]
+    ) -> dict[str, Tensor]:
+        return type(self.model).compute_loss(self.model, targets, head_outputs, anchors, self.match(anchors, targets))
+
+
+@dataclass(frozen=True)
+class RetinaNetLoss:
+    """``RetinaNet.compute_loss`` without its loop."""
+
+    model: Any
+    match: Matcher
+
+    def __call__(
+        self, targets: list[dict[str, Tensor]], head_outputs: dict[str, Tensor], anchors: list[Tensor]
+    ) -> dict[str, Tensor]:
+        return self.model.head.compute_loss(targets, head_outputs, anchors, self.match(anchors, targets))
+
+
+def postprocessor(model: Any) -> SSDPostprocessor | RetinaNetPostprocessor:
+    """The post-processor of the model, with its settings as they are now."""
+    kind = SSDPostprocessor if _is_ssd(model) else RetinaNetPostprocessor
+    return kind(model.box_coder, model.score_thresh, model.nms_thresh, model.detections_per_img, model.topk_candidates)
+
+
+def matcher(model: Any) -> Matcher:
+    """The matcher of the model, with its settings as they are now."""
+    old = model.proposal_matcher
+    return Matcher(old.high_threshold, old.low_threshold, old.allow_low_quality_matches, _is_ssd(model))
+
+
+def loss(model: Any) -> SSDLoss | RetinaNetLoss:
+    """``compute_loss`` of the model with :func:`matcher`."""
+    return (SSDLoss if _is_ssd(model) else RetinaNetLoss)(model, matcher(model))
+
+
+def no_match(quality: Tensor) -> Tensor:
+    """In place of an SSD's matcher, whose work its loss does now."""
+    return quality
+
+
+def _is_ssd(model: Any) -> bool:
+    from torchvision.models.detection import ssd  # type: ignore[import-untyped,import-not-found,unused-ignore]
+    from torchvision.models.detection.retinanet import (  # type: ignore[import-untyped,import-not-found,unused-ignore]
+        RetinaNet,
+    )
+
+    if not isinstance(model, (ssd.SSD, RetinaNet)):
+        raise TypeError(f"model: expected torchvision's SSD or RetinaNet, got {type(model).__name__}")
+    return isinstance(model, ssd.SSD)
+
+
+def _best_of_groups(found: _Candidates, groups: Tensor, most: int) -> _Candidates:
+    """The ``most`` best candidates of each group; ``groups`` [N] rises."""
+    counts = groups.bincount()
+    if counts.numel() == 0 or counts.max() <= most:
+        return found
+    starts = counts.cumsum(0) - counts
+    place = torch.arange(len(groups), device=groups.device) - starts[groups]
+    table = found.score.new_full((len(counts), int(counts.max())), -math.inf)
+    table[groups, place] = found.score
+    best, place = table.topk(most, dim=1)
+    kept = (starts[:, None] + place)[best > -math.inf]
+    return found.of(kept)
+
+
+def _few_above(values: Tensor, least: float) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the values [R, L] that are not below ``least``; quick where few are.
+
+    First the largest of every 8, which reads the values once and writes little; then those 8 where it is large enough.
+    """
+    width = values.shape[1] // 8
+    folded = values[:, : 8 * width].unflatten(1, (8, width))
+    row, column = (~(folded.amax(dim=1) < least)).nonzero(as_tuple=True)  # also beside a NaN
+    hit, part = (folded[row, :, column] >= least).nonzero(as_tuple=True)
+    tail_row, tail = (values[:, 8 * width :] >= least).nonzero(as_tuple=True)
+    rows = torch.cat((row[hit], tail_row))
+    order = rows.argsort(stable=True)
+    return rows[order], torch.cat((part * width + column[hit], tail + 8 * width))[order]
