@@ -62,7 +62,7 @@ def test_weighted_quantile():
 def test_length(pictures):
     settings = length(pictures, 16)
     seen = settings["epochs"] * settings["passes"] * pictures
-    assert 20_000 <= seen <= max(50_000, 5.5 * pictures)
+    assert 20_000 <= seen <= max(40_000, 5.5 * pictures)
     assert settings["epochs"] >= 5
 
 

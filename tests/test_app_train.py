@@ -10,59 +10,23 @@ import signal
 import numpy as np
 import pytest
 import torch
+from app_training import CONFIG, TINY, interrupt_at, results
 from tinyssd.cli import main
-from tinyssd.data.augment import AugmentConfig
-from tinyssd.data.config import DataConfig
 from tinyssd.data.loader import Pictures, make_loader, to_input
 from tinyssd.data.synthetic import SyntheticSource
 from tinyssd.errors import CheckpointError, ConfigError, DataError, TrainingError
 from tinyssd.evaluation.evaluate import average_precision, evaluate
 from tinyssd.model.device import pick_device
-from tinyssd.model.loss import IGNORED, LossConfig
+from tinyssd.model.loss import IGNORED
 from tinyssd.model.network import TinySSD, TinySSDConfig
-from tinyssd.model.pyramid import PyramidConfig
 from tinyssd.run.checkpoint import load_checkpoint, load_model, save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig, read_config_file
 from tinyssd.run.folder import latest_run
 from tinyssd.training import train as training
-from tinyssd.training.state import Progress, State
 from tinyssd.training.targets import make_targets
 from tinyssd.training.train import train
 
 from tinyssd_ops import multibox_target
-
-TINY = TinySSDConfig(
-    num_classes=4,
-    image_size=(32, 32),
-    widths=((8,), (8,), ()),
-    sizes=((0.2, 0.3), (0.4, 0.5), (0.8, 0.9)),
-    ratios=((1.0, 2.0, 0.5),) * 3,
-)
-CONFIG = RunConfig(
-    class_names=("fish", "star", "heart"),
-    model=TINY,
-    data=DataConfig("synthetic", train_size=12, val_size=4),
-    train=TrainConfig(epochs=2, batch_size=4, workers=0, device="cpu"),
-)
-TIMES = ("seconds", "images_per_second")
-
-
-def results(run):
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name not in TIMES} for row in rows]
-
-
-def interrupt_at(monkeypatch, step):
-    """Lets Ctrl-C arrive during the given step, counted from 1."""
-    steps = iter(range(1, 1000))
-    original = training.batch_loss
-
-    def loss(*arguments):
-        if next(steps) == step:
-            signal.raise_signal(signal.SIGINT)
-        return original(*arguments)
-
-    monkeypatch.setattr(training, "batch_loss", loss)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +38,13 @@ def uninterrupted(tmp_path_factory):
 
 def test_run_folder(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
-    assert names - {".lock"} == {"config.json", "metrics.jsonl", "curves.png", "checkpoint.pt", "best.pt"}
+    assert names - {".lock", "tensorboard"} == {
+        "config.json",
+        "metrics.jsonl",
+        "curves.png",
+        "checkpoint.pt",
+        "best.pt",
+    }
     rows = results(uninterrupted)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(rows[0]) >= {"loss", "class_error", "offset_mae", "ap", "ap50"}
@@ -299,87 +269,18 @@ def test_anchors_that_half_fit_an_object_are_ignored():
     assert classes.tolist() == [[3, 3, 0, 0]]
 
 
-ANCHORS = (((8.0, 8.0), (12.0, 6.0)), ((16.0, 16.0),), ((24.0, 24.0),))
-PYRAMID = dataclasses.replace(
-    CONFIG,
-    model=PyramidConfig(
-        num_classes=4, image_size=(32, 32), anchors=ANCHORS, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), neck=8
-    ),
-    train=dataclasses.replace(CONFIG.train, passes=2, ema=0.9, clip=1.0, closing=0.5),
-    loss=LossConfig.aligned(),
-    augment=AugmentConfig.strong(),
-)
-
-
-@pytest.fixture(scope="module")
-def pyramid(tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs") / "pyramid"
-    train(PYRAMID, run)
-    return run
-
-
-@pytest.mark.parametrize("step", [2, 8])
-def test_the_recipe_goes_on_as_if_nothing_had_happened(pyramid, tmp_path, monkeypatch, step):
-    """Average of the weights, several passes and the milder end included."""
-    run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, step)
-        assert not train(PYRAMID, run).is_over(PYRAMID.train)
-    train(PYRAMID, run, resume=True)
-    assert results(run) == results(pyramid)
-    expected, actual = (load_checkpoint(path / "checkpoint.pt") for path in (pyramid, run))
-    for part in ("model", "trained", "optimizer"):
-        torch.testing.assert_close(actual[part], expected[part], rtol=0, atol=0)
-    assert (actual["scheduler"], actual["averaged"]) == (expected["scheduler"], expected["averaged"])
-
-
-def test_the_average_is_used_and_is_not_the_last_weights(pyramid):
-    contents = load_checkpoint(pyramid / "checkpoint.pt")
-    name = "backbone.0.0.0.weight"
-    assert not torch.equal(contents["model"][name], contents["trained"][name])
-    assert set(results(pyramid)[0]) >= {"class_loss", "box_loss", "learning_rate", "ap50_per_class"}
-
-
-def test_the_best_checkpoint_is_that_of_the_best_epoch(pyramid):
-    rows = results(pyramid)
-    best = load_checkpoint(pyramid / "best.pt")
-    assert best["progress"]["epoch"] == max(rows, key=lambda row: (row["ap"], row["epoch"]))["epoch"]
-    used = load_model(pyramid)
-    torch.testing.assert_close(used.model.state_dict(), best["model"], rtol=0, atol=0)
-    assert len(used.score_thresholds) == 3
-
-
-def test_training_ends_when_precision_has_stopped_rising():
-    settings = TrainConfig(epochs=9, patience=2)
-    rows = [{"ap": ap, "epoch": k + 1} for k, ap in enumerate((0.1, 0.3, 0.2, 0.2))]
-    assert not Progress(epoch=3, history=rows[:3]).is_over(settings)
-    assert Progress(epoch=4, history=rows).is_over(settings)
-    assert not Progress(epoch=4, history=rows).is_over(dataclasses.replace(settings, patience=0))
-    assert Progress(epoch=9, history=rows).is_over(dataclasses.replace(settings, patience=0))
-
-
-def test_a_run_begins_with_the_weights_of_another_one(pyramid, tmp_path, capsys):
-    """Of other classes: those that both know keep their scores."""
-    config = dataclasses.replace(PYRAMID, class_names=("heart", "cup", "fish"))
-    state = State.start(config, torch.device("cpu"), 1)
-    fresh = {name: value.clone() for name, value in state.model.state_dict().items()}
-    taken, total = state.begin_with(pyramid, config.class_names)
-    assert 0.8 * total < taken < total
-    theirs, ours = load_model(pyramid).model.state_dict(), state.model.state_dict()
-    assert torch.equal(ours["backbone.0.0.0.weight"], theirs["backbone.0.0.0.weight"])
-    name = "class_heads.0.1.bias"
-    assert torch.equal(ours[name][[0, 2]], theirs[name][[2, 0]])
-    assert torch.equal(ours[name][1], fresh[name][1])
-    init = dataclasses.replace(PYRAMID, train=dataclasses.replace(PYRAMID.train, epochs=1, init=str(pyramid)))
-    train(init, tmp_path / "run")
-    assert f"100% of the weights are those of {pyramid}" in capsys.readouterr().out
-
-
-def test_each_class_has_a_threshold_of_its_own():
-    truth = [np.array([[0, 0.1, 0.1, 0.4, 0.4], [1, 0.5, 0.5, 0.9, 0.8]], dtype=np.float32)]
-    rows = [[1, 0.9, 0.1, 0.1, 0.4, 0.4], [1, 0.6, 0.6, 0.1, 0.9, 0.3], [2, 0.2, 0.5, 0.5, 0.9, 0.8]]
-    result = average_precision([np.array(rows, dtype=np.float32)], truth, num_classes=3)
-    assert result.best_threshold_per_class[:2] == pytest.approx((0.9, 0.2))
-    assert math.isnan(result.best_threshold_per_class[2])
-    assert result.best_threshold == pytest.approx(0.55)
-    assert result.ap50_per_class[:2] == pytest.approx((1, 1))
+def test_a_checkpoint_of_the_version_before_is_still_used(uninterrupted, tmp_path):
+    contents = load_checkpoint(uninterrupted / "checkpoint.pt")
+    for name in ("trained", "averaged"):
+        del contents[name]
+    old = {"train": ("passes", "clip", "ema", "closing", "patience", "init")}
+    old |= {"loss": ("assigner", "topk", "alpha", "beta"), "augment": ("hue", "shrink", "stretch", "mosaic")}
+    for section, names in old.items():
+        for name in names:
+            del contents["config"][section][name]
+    for row in contents["progress"]["history"]:
+        del row["ap50_per_class"], row["best_threshold_per_class"]
+    save_checkpoint(tmp_path / "checkpoint.pt", contents)
+    used = load_model(tmp_path)
+    assert used.config == CONFIG
+    assert used.score_thresholds == (used.score_threshold,) * 3

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
         "train",
         help="train on a data set",
         description="Train a detector. The run folder keeps config.json, metrics.jsonl, curves.png, predictions.png, "
-        "report.html and checkpoint.pt.",
+        "report.html, best.pt and checkpoint.pt.",
         epilog="A folder of your own may hold Pascal VOC, COCO, YOLO or a table of boxes; format, splits and class "
         "names are found by looking, and said. Boxes that reach outside their picture are clipped, those without area "
         "dropped, broken pictures skipped; all of it is counted, and 'tinyssd check DIR' lists it.",
@@ -66,7 +66,9 @@ def add(commands: Commands) -> None:
         metavar="PIXELS",
         help="longer side of the input (default: by the objects)",
     )
-    parser.add_argument("--loss", choices=_LOSSES, help="hard negatives 3:1 (default), focal, or the textbook's")
+    parser.add_argument(
+        "--loss", choices=_LOSSES, help="of --model classic: hard negatives 3:1 (default), focal, or the textbook's"
+    )
     parser.add_argument(
         "--model", choices=_MODELS, help="the network: pyramid (default), or classic, that of the textbook"
     )
@@ -117,20 +119,52 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
     from dataclasses import asdict, replace
 
     from tinyssd.data.open import open_data
-    from tinyssd.model.build import config_type
-    from tinyssd.model.loss import LossConfig
     from tinyssd.model.network import TinySSDConfig
     from tinyssd.model.pyramid import PyramidConfig
-    from tinyssd.run.config import RunConfig, read_config_file
+    from tinyssd.run.config import RunConfig
+
+    values, classic = _base(options)
+    for section, settings in _given(options).items():
+        values[section].update({key: value for key, value in settings.items() if value is not None})
+    if "name" in values["data"]:
+        values["data"]["name"] = data_name(values["data"]["name"])
+    if classic and options.image_size is not None:
+        values["model"]["image_size"] = (options.image_size, options.image_size)
+    # The classes are those of the data, which are opened at the size of the network.
+    network = TinySSDConfig if classic else PyramidConfig
+    model = network(**{**values["model"], "num_classes": 2})
+    draft = RunConfig.from_dict({**values, "class_names": (), "model": asdict(model)})
+    sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
+    names = sources[0].class_names
+    config = replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1))
+    return config if classic else _fitted(config, values, sources[0], options.image_size), sources
+
+
+def _base(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], bool]:
+    """The sections of the configuration without the options' values, and whether the network is the textbook's."""
+    from tinyssd.model.build import config_type
+    from tinyssd.model.network import TinySSDConfig
+    from tinyssd.run.config import read_config_file
     from tinyssd.training.recipe import recipe_defaults
 
     values: dict[str, dict[str, Any]] = {"model": {}, "data": {}, "train": {}, "loss": {}, "augment": {}}
     if options.config is not None:
         values.update(read_config_file(options.config))
     classic = options.model == "classic" or config_type(values["model"]) is TinySSDConfig
-    if not classic:
-        for section, defaults in recipe_defaults().items():
-            values[section] = {**defaults, **values[section]}
+    if classic and options.model == "pyramid":
+        raise ConfigError(f"--model pyramid: {options.config} holds the sizes and ratios of the classic network")
+    if classic:
+        return values, classic
+    if options.loss is not None:
+        raise ConfigError(f"--loss {options.loss}: is of the textbook's network; add --model classic")
+    defaults = recipe_defaults()
+    return {name: {**defaults.get(name, {}), **section} for name, section in values.items()}, classic
+
+
+def _given(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What the options say, by section; None where they say nothing."""
+    from tinyssd.model.loss import LossConfig
+
     given = {
         "data": {
             "name": options.data,
@@ -153,31 +187,18 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
     }
     if options.loss == "classic":
         given["train"] |= {"match_iou": 0.5, "ignore_iou": 0.5}
-    for section, settings in given.items():
-        values[section] = {
-            **values[section],
-            **{key: value for key, value in settings.items() if value is not None},
-        }
-    if "name" in values["data"]:
-        values["data"]["name"] = data_name(values["data"]["name"])
-    # The classes are those of the data, which are opened at the size of the network.
-    if classic and options.image_size is not None:
-        values["model"]["image_size"] = (options.image_size, options.image_size)
-    network = TinySSDConfig if classic else PyramidConfig
-    model = network(num_classes=2, **values["model"])
-    draft = RunConfig.from_dict({**values, "class_names": (), "model": asdict(model)})
-    sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
-    names = sources[0].class_names
-    config = replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1))
-    return config if classic else _fitted(config, values, sources[0], options.image_size), sources
+    return given
 
 
 def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source, longer_side: int | None) -> RunConfig:
     """Input, anchors and length by the training pictures, where they are not given."""
     from dataclasses import replace
 
+    from tinyssd.model.pyramid import STRIDES
     from tinyssd.training.recipe import fit, length, training_objects
 
+    if longer_side is not None and longer_side < STRIDES[-1]:
+        raise ConfigError(f"--image-size: expected at least {STRIDES[-1]}, got {longer_side}")
     model, train = config.model, config.train
     if "anchors" not in values["model"]:
         fitted = fit(training_objects(source), values["model"].get("image_size"), longer_side)

@@ -20,7 +20,7 @@ from tinyssd.model.loss import LossConfig
 from tinyssd.model.pyramid import STRIDES, StageAnchors
 
 # Pictures are seen so often, within the bounds; more than the last of them only where a set has more.
-_PASSES, _LEAST_SEEN, _MOST_SEEN, _LEAST_PASSES = 100, 20_000, 45_000, 5
+_PASSES, _LEAST_SEEN, _MOST_SEEN, _LEAST_PASSES = 100, 20_000, 36_000, 5
 # A validation after about so many pictures seen.
 _SEEN_IN_EPOCH = 1000
 # Of generated pictures so many are looked at.
@@ -34,7 +34,7 @@ RECIPE = {
     "warmup": 0.1,
     "clip": 10.0,
     "ema": 0.998,
-    "closing": 0.15,
+    "closing": 0.25,
     "patience": 12,
 }
 
