@@ -161,9 +161,10 @@ def test_the_command_line_chooses_the_rule(tmp_path, monkeypatch, options, rule)
         raise StopError
 
     monkeypatch.setattr("tinyssd.training.train.train", stop)
-    data = ["--data", "synthetic", "--epochs", "1", "--run", str(tmp_path / "run")]
+    (tmp_path / "few.json").write_text('{"data": {"train_size": 8, "val_size": 8}}')
+    few = ["--data", "synthetic", "--config", str(tmp_path / "few.json"), "--run", str(tmp_path / "run")]
     with pytest.raises(StopError):
-        main(["train", *data, *options])
+        main(["train", *few, *options])
     assert found[0].loss.assigner == rule
     assert RunConfig.from_dict(found[0].to_dict()) == found[0]
 

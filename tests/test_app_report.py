@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import importlib.util
 import json
 import math
 
@@ -21,6 +22,7 @@ from tinyssd.report import findings
 from tinyssd.report.charts import Line, chart
 from tinyssd.report.findings import Curve, by_class, confusion
 from tinyssd.report.page import RunFacts, to_html
+from tinyssd.run.board import log_epoch
 from tinyssd.run.checkpoint import Trained, save_checkpoint
 from tinyssd.run.config import RunConfig
 
@@ -99,6 +101,15 @@ def test_numbers_are_those_of_the_evaluation():
     assert all(0 < row.curve.at(0.0)[1] <= 1 for row in rows)
 
 
+def test_order_of_equal_confidences_changes_nothing():
+    generator = np.random.default_rng(0)
+    truth = [np.array([(0, *LEFT), (0, *RIGHT), (1, *FAR)], np.float32)] * 3
+    rows = [np.array([(1 + i % 2, 0.5, *(np.array(box) + 0.02 * i)) for i, box in enumerate((LEFT, LEFT, RIGHT, FAR))])]
+    wanted = average_precision(rows * 3, truth, 2, SIZE)
+    for _ in range(5):
+        assert average_precision([generator.permutation(rows[0]) for _ in range(3)], truth, 2, SIZE) == wanted
+
+
 def test_curve_by_hand():
     curve = Curve(np.array([0.9, 0.8, 0.3]), np.array([1.0, 0.5, 2 / 3]), np.array([0.5, 0.5, 1.0]), 2)
     assert curve.at(0.85) == (1.0, 0.5)
@@ -134,7 +145,7 @@ class Strict(html.parser.HTMLParser):
 
 def facts(tmp_path, labels, history=ROWS):
     model = network()
-    trained = Trained(model, RunConfig(NAMES, model.config, DataConfig()), 0.35)
+    trained = Trained(model, RunConfig(NAMES, model.config, DataConfig()), 0.35, (0.35,) * len(NAMES))
     source = Source(labels)
     pictures = findings.look(trained, source, 100)
     return RunFacts(tmp_path / "a 'run' <b>", trained, history, source, pictures, ["data: <i>\x07"])
@@ -168,6 +179,25 @@ def test_more_pictures_than_looked_at(tmp_path):
     one = facts(tmp_path, [[]])
     pictures = findings.look(one.trained, Source([[]] * 7), 3)
     assert [picture.index for picture in pictures] == [0, 2, 4]
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for row in ROWS:
+        log_epoch(tmp_path, {**row, "ap_per_class": [None, row["loss"]]}, ("a", "b/c\x1b"))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(one.step, one.value) for one in events.Scalars("box_loss")] == [(1, 1.0), (2, 0.5)]
+    assert [(one.step, one.value) for one in events.Scalars(r"ap by class/b_c\x1b")] == [(1, 3.0), (2, 1.5)]
+    assert [one.step for one in events.Scalars("ap50")] == [2]
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+
+
+def test_without_tensorboard_nothing_happens(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    log_epoch(tmp_path, ROWS[0], NAMES)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_chart_takes_the_colour_of_its_page():

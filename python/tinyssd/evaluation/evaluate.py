@@ -155,7 +155,7 @@ def coco_evaluation(
     found = [
         {**_annotation(image, row[0], row[2:] * scale), "score": float(row[1])}
         for image, rows in enumerate(predictions)
-        for row in rows.astype(float)
+        for row in _ranked(rows.astype(float))
     ]
     # pycocotools prints its progress.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -163,6 +163,11 @@ def coco_evaluation(
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
+
+
+def _ranked(rows: np.ndarray) -> np.ndarray:
+    """By falling confidence, then by class and box: of equals pycocotools takes those that come first."""
+    return rows[np.lexsort((*rows[:, :1:-1].T, rows[:, 0], -rows[:, 1]))]
 
 
 def _best_thresholds(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> tuple[float, ...]:

@@ -36,6 +36,7 @@ from tinyssd.errors import DataError, TrainingError
 from tinyssd.evaluation.evaluate import evaluate
 from tinyssd.files import write_json, write_json_lines
 from tinyssd.model.device import pick_device
+from tinyssd.run.board import log_epoch
 from tinyssd.run.checkpoint import save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig
 from tinyssd.run.folder import BEST, CHECKPOINT, locked
@@ -136,6 +137,7 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
                 save_checkpoint(run / BEST, best)
             write_json_lines(run / "metrics.jsonl", progress.history)
             curves.save_curves(progress.history, run / "curves.png")
+            log_epoch(run, row, config.class_names)
             say(_epoch_line(row, settings.epochs))
         if not progress.is_over(settings):
             save_checkpoint(run / CHECKPOINT, {**about(progress, config, num_pictures), **state.contents()})
