@@ -19,9 +19,7 @@ from tinyssd.data.source import IGNORED_FROM, Example
 from tinyssd.errors import ConfigError
 
 # Of a cut object: below the first share of it nothing is left to see, below the second it is neither taught nor denied.
-# How much of an object at the edge was worth a label, the pictures themselves teach: on blood cells, two thirds of the
-# false alarms of a detector that learnt from cut ones (from a third of them on) lay at the edge.
-_GONE, _RECOGNISABLE = 0.05, 0.65
+_GONE, _RECOGNISABLE = 0.05, 0.35
 _TRIES = 5
 # How much of each colour we see as brightness (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -65,7 +63,7 @@ class AugmentConfig:
 
     def closing(self) -> AugmentConfig:
         """Milder, for the end of a training: whole pictures, as those to come will be."""
-        return AugmentConfig(self.flip, self.color / 2, shrink=min(self.shrink, 1.2))
+        return AugmentConfig(self.flip, self.color / 2, zoom=min(self.zoom, 1.2), shrink=min(self.shrink, 1.2))
 
 
 def augmented(
