@@ -21,6 +21,7 @@ from tinyssd_ops.ops import (
     multibox_target,
     nms,
     nms_padded,
+    soft_nms,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "multibox_target",
     "nms",
     "nms_padded",
+    "soft_nms",
 ]
