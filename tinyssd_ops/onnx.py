@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _iou, reference
+from tinyssd_ops import _iou, ops, reference
 
 # Below every score that takes part.
 _NEVER = float("-inf")
@@ -79,11 +79,8 @@ def _register_decompositions() -> None:
     if not hasattr(torch.ops.tinyssd_ops, "box_iou"):
         return  # Without kernels the reference runs, and is exported as any Torch.
     own = {"box_iou": _box_iou, "iou_pairs": _iou_pairs, "detect": _detect}
-    as_reference = (
-        *("assign_anchors", "multibox_target", "nms", "batched_nms", "nms_padded", "multibox_detection"),
-        *("assign_threshold", "assign_atss", "assign_task_aligned", "assign_simota"),
-    )
-    for name, function in {**{name: getattr(reference, name) for name in as_reference}, **own}.items():
+    as_reference = {name: getattr(reference, name) for name in ops._KERNELS}
+    for name, function in {**as_reference, **own}.items():
         torch._decomp.register_decomposition(getattr(torch.ops.tinyssd_ops, name).default)(function)
 
 
