@@ -34,7 +34,7 @@ RECIPE = {
     "warmup": 0.1,
     "clip": 10.0,
     "ema": 0.998,
-    "closing": 0.15,
+    "closing": 0.25,
     "patience": 12,
 }
 
