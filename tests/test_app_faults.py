@@ -43,13 +43,13 @@ def train(tmp_path):
 def during_step(monkeypatch, number, fault):
     """Lets a fault happen during the given step, counted from 1."""
     steps = itertools.count(1)
-    loss = training.detection_loss
+    loss = training.batch_loss
 
     def with_fault(*arguments):
         result = loss(*arguments)
         return fault(result) if next(steps) == number else result
 
-    monkeypatch.setattr(training, "detection_loss", with_fault)
+    monkeypatch.setattr(training, "batch_loss", with_fault)
 
 
 def full_disk_from(monkeypatch, number):
@@ -159,13 +159,7 @@ def test_sigterm_leaves_a_checkpoint_that_goes_on(train, tmp_path, monkeypatch):
 
 def test_nan_keeps_the_last_good_checkpoint(train, tmp_path, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        during_step(
-            patch,
-            3,
-            lambda result: (
-                tuple(part * math.nan for part in result) if isinstance(result, tuple) else result * math.nan
-            ),
-        )
+        during_step(patch, 3, lambda result: (result[0] * math.nan, result[1]))
         assert train() == 2
     assert "infinite or NaN in epoch 2" in capsys.readouterr().err
     contents = load_checkpoint(tmp_path / "run" / "checkpoint.pt")

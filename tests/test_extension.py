@@ -203,6 +203,14 @@ def test_uses_only_the_stable_abi(name):
 
 
 @NATIVE
+@LIBRARIES
+def test_uses_nothing_newer_than_torch_2_10(name):
+    listed = (Path(__file__).parent / "torch_2_10_symbols.txt").read_text().splitlines()
+    used = [s for s in _symbols(name, "--undefined-only") if s.startswith(("aoti_torch_", "torch_"))]
+    assert not set(used) - set(listed)
+
+
+@NATIVE
 def test_carries_the_cuda_runtime():
     """The static runtime is linked: no libcudart is looked for, and none of another version is met."""
     undefined = _symbols("_C_cuda", "--undefined-only")
