@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -28,7 +29,7 @@ def kept(run: Path, note: str) -> dict[str, Any]:
     """What a run folder holds, without the paths of the machine it was trained on."""
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     for section, name in (("data", "name"), ("train", "init")):
-        config[section][name] = Path(config[section][name]).name
+        config[section][name] = Path(config[section].get(name, "")).name
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "torch": torch.__version__}
     return {"note": note, "machine": machine, "config": config, "epochs": rows}
@@ -73,7 +74,7 @@ def main() -> None:
     for run in options.runs:
         contents = kept(run, options.note)
         seed = contents["config"]["train"]["seed"]
-        label = "-".join((contents["config"]["data"]["name"], *options.note.split(), f"seed{seed}"))
+        label = "-".join((contents["config"]["data"]["name"], *re.findall(r"\w+", options.note), f"seed{seed}"))
         (KEPT / f"{label}.json").write_text(json.dumps(contents) + "\n", encoding="utf-8")
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))]
     page = PAGE.read_text(encoding="utf-8")

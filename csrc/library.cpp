@@ -46,6 +46,10 @@ STABLE_TORCH_LIBRARY(tinyssd_ops, m) {
   m.def(
       "nms_padded(Tensor boxes, Tensor scores, float iou_threshold, Tensor? class_ids=None, "
       "float? score_threshold=None, int? max_output=None) -> (Tensor, Tensor)");
+  // [B, N, 4], [B, N], integer [B, N] -> int64 [B, K], [B, K], int64 [B]
+  m.def(
+      "soft_nms(Tensor boxes, Tensor scores, bool gaussian=False, float iou_threshold=0.3, float sigma=0.5, "
+      "Tensor? class_ids=None, float? score_threshold=0.001, int? max_output=None) -> (Tensor, Tensor, Tensor)");
   // [B, C, A], [B, 4A], [1, A, 4] or [A, 4] -> [B, A, 6]
   m.def(
       "multibox_detection(Tensor cls_probs, Tensor offset_preds, Tensor anchors, float nms_threshold=0.5, "

@@ -51,7 +51,7 @@ def draw(image: Tensor, labels: Tensor, points: Tensor, assigned: dict[str, Tens
     """A panel for each rule: the objects' boxes, and a dot in the colour of its object for each anchor."""
     matplotlib.use("Agg")
     height, width = image.shape[1:]
-    figure, axes = plt.subplots(2, 3, figsize=(12, 8.6))
+    figure, axes = plt.subplots(2, 3, figsize=(12, 7))
     apart = torch.rand(points.shape, generator=torch.Generator().manual_seed(0)) * 4 - 2  # anchors share cells
     for axis, (name, found) in zip(axes.flat, assigned.items(), strict=True):
         axis.imshow(image.permute(1, 2, 0), alpha=0.55, extent=(0, width, height, 0), interpolation="bilinear")
@@ -63,10 +63,9 @@ def draw(image: Tensor, labels: Tensor, points: Tensor, assigned: dict[str, Tens
             axis.scatter(*(points + apart)[found == g].T, s=9, color=color, edgecolors="black", linewidths=0.4)
         counts = torch.bincount(found[found >= 0], minlength=len(labels))
         neither = f", {len(left_out)} neither" if len(left_out) else ""
-        axis.set_title(
-            f"{name}\n{int(counts.sum())} anchors, {int(counts.min())} to {int(counts.max())} an object{neither}",
-            fontsize=9,
-        )
+        least, most = int(counts.min()), int(counts.max())
+        each = f"{least} to {most}" if least < most else f"{least}"
+        axis.set_title(f"{name}\n{int(counts.sum())} anchors, {each} an object{neither}", fontsize=9)
         axis.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     figure.tight_layout()
     figure.savefig(path, dpi=100, pil_kwargs={"quality": 88})

@@ -296,6 +296,10 @@ def sample_calls() -> dict[str, list[tuple[tuple[Any, ...], dict[str, Any]]]]:
             ((boxes, scores, 0.5), {}),
             ((boxes, scores, 0.3), {"class_ids": ids, "score_threshold": 0.2, "max_output": 7}),
         ],
+        "soft_nms": [
+            ((boxes, scores), {}),
+            ((boxes, scores, True, 0.3, 0.4), {"class_ids": ids, "score_threshold": 0.1, "max_output": 7}),
+        ],
         "multibox_detection": [((probs, offsets, priors), {}), ((probs, offsets, priors[0], 0.3, 0.5), {})],
         "detect": [
             ((probs, offsets, priors), {}),

@@ -99,7 +99,7 @@ def test_empty_batch_gives_no_loss():
 
 
 def test_unknown_loss_is_an_error():
-    with pytest.raises(ConfigError, match="classes must be one of mined, focal, mean, got 'hinge'"):
+    with pytest.raises(ConfigError, match="classes must be one of mined, focal, mean, varifocal, got 'hinge'"):
         LossConfig(classes="hinge")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tinyssd.data.synthetic import SyntheticSource
 from tinyssd.model.fit import Objects, fit_anchors, fit_image_size, overlap, weighted_quantile
-from tinyssd.training.recipe import fit, length, training_objects
+from tinyssd.training.recipe import average_kept, fit, length, training_objects
 
 
 def objects(sizes, pictures=(640, 480), class_ids=None):
@@ -70,3 +70,8 @@ def test_generated_pictures_are_looked_at():
     fitted = fit(training_objects(SyntheticSource(20, 128, 0)), (128, 128))
     assert fitted.mean_iou > 0.7
     assert "input 128x128" in str(fitted)
+
+
+@pytest.mark.parametrize(("steps", "over"), [(10, 20), (1000, 50), (1840, 92), (10**6, 1000)])
+def test_average_reaches_back_over_a_twentieth_of_the_steps(steps, over):
+    assert 1 / (1 - average_kept(steps)) == pytest.approx(over)

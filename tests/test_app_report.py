@@ -145,7 +145,7 @@ class Strict(html.parser.HTMLParser):
 
 def facts(tmp_path, labels, history=ROWS):
     model = network()
-    trained = Trained(model, RunConfig(NAMES, model.config, DataConfig()), 0.35, (0.35,) * len(NAMES))
+    trained = Trained(model, RunConfig(NAMES, model.config, DataConfig()), 0.35, (0.35, 0.35))
     source = Source(labels)
     pictures = findings.look(trained, source, 100)
     return RunFacts(tmp_path / "a 'run' <b>", trained, history, source, pictures, ["data: <i>\x07"])

@@ -153,3 +153,30 @@ def test_a_closed_pipe_is_quiet(trained):
         os.close(writer)
         assert "Traceback" not in done.stderr
         assert "roken pipe" not in done.stderr
+
+
+def test_the_default_network_from_pictures_to_boxes(trained, tmp_path, capsys):
+    """Input, anchors and length are found by looking; what is found in wider pictures lies in them."""
+    from PIL import Image
+
+    small = {"widths": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "neck": 8}
+    settings = {"model": small, "train": {"epochs": 1, "batch_size": 4, "workers": 0, "device": "cpu"}}
+    (tmp_path / "small.json").write_text(json.dumps(settings))
+    run = tmp_path / "run"
+    assert main(["train", str(trained / "d"), "--config", str(tmp_path / "small.json"), "--run", str(run)]) == 0
+    assert "input 160x160, anchors by the training boxes" in capsys.readouterr().out
+    assert main(["anchors", str(trained / "d"), "--image-size", "64"]) == 0
+    assert "8 objects; input 64x64" in capsys.readouterr().out
+    assert main(["eval", str(run)]) == 0
+    Image.new("RGB", (90, 30), (80, 0, 90)).save(tmp_path / "wide.png")
+    out = tmp_path / "out"
+    assert main(["predict", str(tmp_path / "wide.png"), "--run", str(run), "--out", str(out), "--score", "0.001"]) == 0
+    (found,) = json.loads((out / "predictions.json").read_text())
+    boxes = [one["box"] for one in found["detections"]]
+    assert boxes
+    assert all(0 <= x1 <= x2 <= 90 and 0 <= y1 <= y2 <= 30 for x1, y1, x2, y2 in boxes)
+    # The configuration that it kept makes the same network.
+    command = ["train", str(trained / "d"), "--config", str(run / "config.json"), "--run", str(tmp_path / "again")]
+    assert main(command) == 0
+    kept, again = (json.loads((path / "config.json").read_text()) for path in (run, tmp_path / "again"))
+    assert again == kept

@@ -38,7 +38,13 @@ def uninterrupted(tmp_path_factory):
 
 def test_run_folder(uninterrupted):
     names = {path.name for path in uninterrupted.iterdir()}
-    assert names - {".lock"} == {"config.json", "metrics.jsonl", "curves.png", "checkpoint.pt", "best.pt"}
+    assert names - {".lock", "tensorboard"} == {
+        "config.json",
+        "metrics.jsonl",
+        "curves.png",
+        "checkpoint.pt",
+        "best.pt",
+    }
     rows = results(uninterrupted)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert set(rows[0]) >= {"loss", "class_error", "offset_mae", "ap", "ap50"}

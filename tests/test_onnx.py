@@ -153,6 +153,7 @@ def test_assignment():
         return (
             ops.assign_anchors(anchors[0], gt, valid),
             *ops.multibox_target(anchors, rows),
+            *ops.assignment_target(ops.assign_anchors(anchors[0], gt, valid), labels, gt, anchors[0]),
             ops.assign_threshold(anchors[0], gt, valid, allow_low_quality=True),
             ops.assign_atss(anchors[0], [anchors.shape[1]], gt, valid),
             *ops.assign_task_aligned(scores, predicted, points, labels, gt, valid),

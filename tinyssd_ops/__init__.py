@@ -27,6 +27,7 @@ from tinyssd_ops.ops import (
     multibox_target,
     nms,
     nms_padded,
+    soft_nms,
 )
 
 __all__ = [
@@ -52,4 +53,5 @@ __all__ = [
     "multibox_target",
     "nms",
     "nms_padded",
+    "soft_nms",
 ]

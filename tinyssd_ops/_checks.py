@@ -219,6 +219,20 @@ def check_nms_padded(
         expect_count("max_output", max_output)
 
 
+def check_soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    class_ids: Tensor | None,
+    score_threshold: float | None,
+    max_output: int | None,
+) -> None:
+    """Arguments of soft_nms."""
+    check_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
+    expect(sigma > 0, f"sigma: expected a number above 0, got {sigma:g}")
+
+
 def check_multibox_detection(
     cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor, nms_threshold: float, pos_threshold: float
 ) -> None:

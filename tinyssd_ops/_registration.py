@@ -24,6 +24,7 @@ _CONSTANT = (
     "nms",
     "batched_nms",
     "nms_padded",
+    "soft_nms",
     "multibox_detection",
     "detect",
     "assign_threshold",
@@ -47,6 +48,7 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "nms": _fake_nms,
         "batched_nms": _fake_batched_nms,
         "nms_padded": _fake_nms_padded,
+        "soft_nms": _fake_soft_nms,
         "multibox_detection": _fake_multibox_detection,
         "detect": _fake_detect,
         "assign_threshold": _fake_assigners.assign_threshold,
@@ -65,7 +67,10 @@ def register(namespace: str = "tinyssd_ops") -> None:
         "iou_pairs": functools.partial(_vmap_pairs, ops.iou_pairs),
         "assign_anchors": functools.partial(_vmap_assign_anchors, ops.assign_anchors),
         "multibox_target": _vmap_images(ops.multibox_target, shared=0),
+        "nms": _vmap_ragged,
+        "batched_nms": _vmap_ragged,
         "nms_padded": _vmap_images(ops.nms_padded),
+        "soft_nms": _vmap_images(ops.soft_nms),
         "multibox_detection": _vmap_images(ops.multibox_detection, shared=2),
         "detect": _vmap_images(ops.detect, shared=2),
         "assign_threshold": functools.partial(_vmap_assign_anchors, ops.assign_threshold),
@@ -139,6 +144,21 @@ def _fake_nms_padded(
     return keep, boxes.new_empty(boxes.shape[0], dtype=torch.int64)
 
 
+def _fake_soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    gaussian: bool = False,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    class_ids: Tensor | None = None,
+    score_threshold: float | None = 0.001,
+    max_output: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    _checks.check_soft_nms(boxes, scores, iou_threshold, sigma, class_ids, score_threshold, max_output)
+    keep, counts = _fake_nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
+    return keep, boxes.new_empty(keep.shape, dtype=_checks.compute_dtype(boxes=boxes, scores=scores)), counts
+
+
 def _fake_multibox_detection(
     cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor, nms_threshold: float = 0.5, pos_threshold: float = 0.01
 ) -> Tensor:
@@ -209,6 +229,11 @@ def _vmap_images(op: Callable[..., Any], shared: int | tuple[int, ...] = ()) -> 
         return stacked, tree_map(lambda _: 0, stacked)
 
     return rule
+
+
+def _vmap_ragged(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+    """No rule: the results would be of different sizes."""
+    raise RuntimeError("vmap: the sizes of nms and batched_nms depend on their boxes; map nms_padded instead")
 
 
 def _vmap_assign_anchors(

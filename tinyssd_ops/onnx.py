@@ -14,7 +14,8 @@ operation. Measured on onnxruntime's CPU: the same bits as the kernels', but for
   ``nms_padded`` and ``multibox_detection`` hand their own order over, so there the rule holds in every runtime.
 - The arc tangent of CIoU and the logarithm in ``assign_simota``'s costs are the runtime's, so last bits may differ.
 
-Loops over ground-truth boxes are unrolled, so ``assign_anchors`` and ``multibox_target`` want their number fixed.
+``soft_nms`` is not exported. Loops over ground-truth boxes are unrolled, so ``assign_anchors`` and ``multibox_target``
+want their number fixed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _iou, reference
+from tinyssd_ops import _iou, ops, reference
 
 # Below every score that takes part.
 _NEVER = float("-inf")
@@ -78,12 +79,9 @@ def _fake_suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: 
 def _register_decompositions() -> None:
     if not hasattr(torch.ops.tinyssd_ops, "box_iou"):
         return  # Without kernels the reference runs, and is exported as any Torch.
-    own = {"box_iou": _box_iou, "iou_pairs": _iou_pairs, "detect": _detect}
-    as_reference = (
-        *("assign_anchors", "multibox_target", "nms", "batched_nms", "nms_padded", "multibox_detection"),
-        *("assign_threshold", "assign_atss", "assign_task_aligned", "assign_simota"),
-    )
-    for name, function in {**{name: getattr(reference, name) for name in as_reference}, **own}.items():
+    own = {"box_iou": _box_iou, "iou_pairs": _iou_pairs, "detect": _detect, "soft_nms": _refuse_soft_nms}
+    for name in ops._KERNELS:
+        function: Any = own.get(name) or getattr(reference, name)
         torch._decomp.register_decomposition(getattr(torch.ops.tinyssd_ops, name).default)(function)
 
 
@@ -133,6 +131,10 @@ def _operators() -> Any:
     from onnxscript import opset18
 
     return opset18
+
+
+def _refuse_soft_nms(*arguments: Any) -> Any:
+    raise NotImplementedError("soft_nms: ONNX has no operator for it, and one round for each result would be too long")
 
 
 def _translate_suppress(boxes: Any, scores: Any, iou_threshold: float, groups: Any = None) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _checks, _extension, _iou, _registration, reference
+from tinyssd_ops import _autograd, _checks, _extension, _iou, _registration, reference
 from tinyssd_ops._version import __version__
 
 _EXTENSION = _extension.load()
@@ -35,6 +35,7 @@ _KERNELS = (
     "nms",
     "batched_nms",
     "nms_padded",
+    "soft_nms",
     "multibox_detection",
     "detect",
     "assign_threshold",
@@ -51,7 +52,8 @@ def _backend(**tensors: Tensor) -> Any:
     native = True
     for name, tensor in tensors.items():
         _checks.expect_tensor(name, tensor)
-        native = native and tensor.device.type in _NATIVE_DEVICES
+        # Asking for the name of a device takes longer than the rest of this.
+        native = native and ("cpu" if tensor.is_cpu else tensor.device.type) in _NATIVE_DEVICES
     if not native and not torch.compiler.is_compiling() and any(tensor.is_cuda for tensor in tensors.values()):
         _extension.warn_of_the_reference(_EXTENSION.reasons["cuda"])
     return torch.ops.tinyssd_ops if native else reference
@@ -107,7 +109,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     ``tinyssd_ops.torchvision.box_iou`` has torchvision's signature, and its page the differences.
     """
-    return _backend(boxes1=boxes1, boxes2=boxes2).box_iou(boxes1, boxes2)
+    return _autograd.call(_backend(boxes1=boxes1, boxes2=boxes2).box_iou, boxes1, boxes2)
 
 
 def iou_pairs(
@@ -148,7 +150,7 @@ def iou_pairs(
     if _checks.flag("aligned", aligned) and boxes1.shape != boxes2.shape:
         boxes1, boxes2 = _checks.broadcast_boxes(boxes1, boxes2)
     added = (_checks.number("union_eps", union_eps), _checks.number("eps", eps))
-    return backend.iou_pairs(boxes1, boxes2, _iou.KINDS.index(kind), aligned, *added)
+    return _autograd.call(backend.iou_pairs, boxes1, boxes2, _iou.KINDS.index(kind), aligned, *added)
 
 
 def assign_anchors(
@@ -256,6 +258,48 @@ def nms_padded(
     if max_output is not None:
         max_output = _checks.whole_number("max_output", max_output)
     return backend.nms_padded(boxes, scores, iou_threshold, class_ids, score_threshold, max_output)
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    gaussian: bool = False,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    class_ids: Tensor | None = None,
+    score_threshold: float | None = 0.001,
+    max_output: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Soft-NMS of a whole batch in a fixed shape: a kept box lowers the scores of those it overlaps.
+
+    Again and again the box of the highest score is kept, and that of each box left is multiplied: by ``1 - IoU`` where
+    the IoU reaches the threshold (linear), or by ``exp(-IoU**2 / sigma)`` (Gaussian). A box whose score falls below
+    ``score_threshold`` is out. Scores are taken to be 0 or more. Nothing waits for the device.
+
+    Args:
+        boxes: [B, N, 4].
+        scores: [B, N].
+        gaussian: Which of the two.
+        iou_threshold: Of the linear one, 0..1.
+        sigma: Of the Gaussian one, above 0.
+        class_ids: [B, N] integers; boxes of different classes leave each other alone. None: one class.
+        score_threshold: See above; a NaN is below it. None: all boxes are kept, in a new order.
+        max_output: K, the most boxes kept an image, the best ones. None: N.
+
+    Returns:
+        int64 [B, K]: the kept indices by falling new score, equal scores by index, padded with -1; [B, K]: their new
+        scores, padded with 0; int64 [B]: how many.
+
+    Source: Bodla et al., "Soft-NMS: Improving Object Detection With One Line of Code", 2017.
+    """
+    backend = _backend(boxes=boxes, scores=scores, **_given(class_ids=class_ids))
+    gaussian = _checks.flag("gaussian", gaussian)
+    iou_threshold, sigma = _checks.number("iou_threshold", iou_threshold), _checks.number("sigma", sigma)
+    if score_threshold is not None:
+        score_threshold = _checks.number("score_threshold", score_threshold)
+    if max_output is not None:
+        max_output = _checks.whole_number("max_output", max_output)
+    return backend.soft_nms(boxes, scores, gaussian, iou_threshold, sigma, class_ids, score_threshold, max_output)
 
 
 def multibox_detection(

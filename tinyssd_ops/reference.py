@@ -15,6 +15,9 @@ from tinyssd_ops import boxes as box_ops
 # Ranked boxes resolved against each other at once: bounds the IoU matrix in memory to [B, _TILE, N].
 _TILE = 64
 
+# Below the rank of every score as an integer.
+_LOWEST = -(2**63)
+
 # Keeps the conversion of a wild label to an integer defined.
 _LARGEST_CLASS = 2**31
 
@@ -124,6 +127,46 @@ def nms_padded(
 
 
 @torch.no_grad()
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    gaussian: bool = False,
+    iou_threshold: float = 0.3,
+    sigma: float = 0.5,
+    class_ids: Tensor | None = None,
+    score_threshold: float | None = 0.001,
+    max_output: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`tinyssd_ops.soft_nms`."""
+    _checks.check_soft_nms(boxes, scores, iou_threshold, sigma, class_ids, score_threshold, max_output)
+    dtype = _checks.compute_dtype(boxes=boxes, scores=scores)
+    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    num_images, num_boxes = scores.shape
+    most = num_boxes if max_output is None else max_output
+    keep = boxes.new_full((num_images, most), -1, dtype=torch.int64)
+    kept_scores, image = scores.new_zeros(num_images, most), torch.arange(num_images, device=boxes.device)
+    left = torch.ones_like(scores, dtype=torch.bool)
+    for k in range(min(num_boxes, most)):
+        if score_threshold is not None:
+            left = left & (scores >= _narrow(score_threshold, scores))
+        chosen = torch.where(left, _integer_rank(scores), _LOWEST).max(dim=1).indices  # the first of equals
+        there = left[image, chosen]
+        keep[:, k] = torch.where(there, chosen, -1)
+        kept_scores[:, k] = torch.where(there, scores[image, chosen], 0)
+        left[image, chosen] = False
+        iou = box_iou(boxes[image, chosen][:, None], boxes)[:, 0]
+        if gaussian:
+            decayed = scores * box_ops._exp(-(iou * iou) / _narrow(sigma, iou))
+        else:
+            decayed = torch.where(iou >= _narrow(iou_threshold, iou), scores * (1 - iou), scores)
+        meets = there[:, None]
+        if class_ids is not None:
+            meets = meets & (class_ids == class_ids[image, chosen][:, None])
+        scores = torch.where(meets, decayed, scores)
+    return keep, kept_scores, (keep >= 0).sum(dim=1)
+
+
+@torch.no_grad()
 def multibox_detection(
     cls_probs: Tensor,
     offset_preds: Tensor,
@@ -196,6 +239,13 @@ def _decode(cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor) -> tuple[T
     dtype = _checks.compute_dtype(cls_probs=cls_probs, offset_preds=offset_preds, anchors=anchors)
     offsets = offset_preds.to(dtype).reshape(cls_probs.shape[0], cls_probs.shape[2], 4)
     return cls_probs.to(dtype), box_ops.decode_boxes(anchors.reshape(-1, 4).to(dtype), offsets)
+
+
+def _integer_rank(scores: Tensor) -> Tensor:
+    """int64 that rise with the scores, -0 equal to 0, NaN below all: the bits of a float rise with what is above 0."""
+    bits = (scores + 0.0).view(torch.int32 if scores.dtype == torch.float32 else torch.int64).long()
+    below = torch.iinfo(torch.int32 if scores.dtype == torch.float32 else torch.int64).max
+    return torch.where(scores.isnan(), _LOWEST + 1, torch.where(bits < 0, bits ^ below, bits))
 
 
 def _rank(scores: Tensor, candidate: Tensor) -> Tensor:

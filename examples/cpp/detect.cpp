@@ -2,7 +2,7 @@
 //   detect model.pt2 photo.ppm ...
 // The pictures are binary PPM (`convert photo.jpg photo.ppm`) of any size; a line a detection is printed:
 //   photo.ppm CLASS CONFIDENCE X1 Y1 X2 Y2
-// with the name of the class and the box as shares of the network's input.
+// with the name of the class and the box as shares of the network's input, over which the picture is stretched.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
 #include <ATen/ATen.h>

@@ -51,7 +51,7 @@ class Run:
         from tinyssd.prediction.predict import predict_picture
 
         image = read_picture(Path(picture)) if isinstance(picture, (str, Path)) else picture
-        threshold = self.trained.score_threshold if score is None else score
+        threshold = self.trained.score_thresholds if score is None else score
         return predict_picture(self.trained.model, image, self.trained.config.class_names, threshold)
 
     def export(self, *formats: str, out: Path | str | None = None) -> list[Path]:

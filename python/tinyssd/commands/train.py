@@ -195,7 +195,7 @@ def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source
     from dataclasses import replace
 
     from tinyssd.model.pyramid import STRIDES
-    from tinyssd.training.recipe import fit, length, training_objects
+    from tinyssd.training.recipe import average_kept, fit, length, training_objects
 
     if longer_side is not None and longer_side < STRIDES[-1]:
         raise ConfigError(f"--image-size: expected at least {STRIDES[-1]}, got {longer_side}")
@@ -206,6 +206,9 @@ def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source
         model = replace(model, image_size=fitted.image_size, anchors=fitted.anchors)
     if "epochs" not in values["train"]:
         train = replace(train, **length(len(source), train.batch_size))
+    if "ema" not in values["train"]:
+        steps = train.epochs * train.passes * len(source) // train.batch_size
+        train = replace(train, ema=average_kept(steps))
     return replace(config, model=model, train=train)
 
 

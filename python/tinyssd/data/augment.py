@@ -63,7 +63,7 @@ class AugmentConfig:
 
     def closing(self) -> AugmentConfig:
         """Milder, for the end of a training: whole pictures, as those to come will be."""
-        return AugmentConfig(self.flip, self.color / 2, 0.0, min(self.zoom, 1.2), min(self.shrink, 1.2), 0.0, 0.0)
+        return AugmentConfig(self.flip, self.color / 2, zoom=min(self.zoom, 1.2), shrink=min(self.shrink, 1.2))
 
 
 def augmented(

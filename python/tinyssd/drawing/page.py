@@ -47,7 +47,7 @@ pre { background: var(--soft); padding: .6rem .8rem; border-radius: .3rem }
 pre, code { white-space: pre-wrap; overflow-wrap: anywhere }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; max-width: 44rem; margin: .6rem 0 }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(19rem, 1fr)); gap: 1rem }
 .chart svg { background: none; max-height: none }
 .cell { display: inline-block; min-width: 2.6rem; padding: 0 .5rem; border-radius: .2rem }
 figure { margin: 0 } figcaption { font-size: .82em; opacity: .75; overflow-wrap: anywhere }

@@ -60,5 +60,5 @@ def deployed(trained: Trained, score_threshold: float | None = None) -> Deployed
     if score_threshold is not None:
         thresholds: tuple[float, ...] = (score_threshold,) * len(trained.config.class_names)
     else:
-        thresholds = getattr(trained, "score_thresholds", (trained.score_threshold,) * len(trained.config.class_names))
+        thresholds = trained.score_thresholds
     return Deployed(trained.model, thresholds).eval()

@@ -12,11 +12,24 @@ def readme(model: Deployed, config: RunConfig) -> str:
     bars = (
         f" keeping its shape: it lies in the middle, and where the shapes differ by more than 15 % gray bars "
         f"(114, 114, 114) fill the rest; boxes are shares of the whole {width}x{height} input"
-        if getattr(config.model, "keep_shape", False)
+        if config.model.keep_shape
         else ", stretched; boxes are shares of the picture"
     )
-    return _PAGE.format(width=width, height=height, most=model.max_detections, bars=bars)
+    pixels = (_WITH_BARS if config.model.keep_shape else _STRETCHED).format(width=width, height=height)
+    return _PAGE.format(width=width, height=height, most=model.max_detections, bars=bars, pixels=pixels)
 
+
+_STRETCHED = """\
+images = np.array(picture.resize(({width}, {height}), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None]"""
+
+_WITH_BARS = """\
+across, down = {width} / picture.width, {height} / picture.height
+if max(across, down) >= 1.15 * min(across, down):
+    across = down = min(across, down)
+size = (round(picture.width * across), round(picture.height * down))
+canvas = Image.new("RGB", ({width}, {height}), (114, 114, 114))
+canvas.paste(picture.resize(size, Image.Resampling.BILINEAR), (({width} - size[0]) // 2, ({height} - size[1]) // 2))
+images = np.array(canvas).transpose(2, 0, 1)[None]"""
 
 _PAGE = """\
 # A detector, exported
@@ -39,7 +52,7 @@ from PIL import Image
 
 about = json.load(open("model.json", encoding="utf-8"))
 picture = Image.open("photo.jpg").convert("RGB")
-images = np.array(picture.resize(({width}, {height}), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None]
+{pixels}
 ```
 
 ## model.onnx

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tinyssd.data.images import to_rgb
+from tinyssd.data.place import on_input
 from tinyssd.errors import TinySSDError
 from tinyssd.export.deployed import Deployed, Predictor
 from tinyssd.export.formats import FORMATS, expect_packages
@@ -65,7 +66,7 @@ def export(
     for name in formats:
         expect_packages(name)
     out.mkdir(parents=True, exist_ok=True)
-    images = as_input(pictures, config.model.image_size)
+    images = as_input(pictures, config.model.image_size, config.model.keep_shape)
     written = []
     for name in formats:
         path, kind = out / FORMATS[name].file, FORMATS[name]
@@ -84,10 +85,9 @@ def export(
     return written
 
 
-def as_input(pictures: Sequence[Image.Image], image_size: tuple[int, int]) -> Tensor:
-    """Pictures stretched over the input: uint8 [B, 3, H, W]."""
-    height, width = image_size
-    pixels = [np.array(to_rgb(one).resize((width, height), Image.Resampling.BILINEAR)) for one in pictures]
+def as_input(pictures: Sequence[Image.Image], image_size: tuple[int, int], keep_shape: bool = False) -> Tensor:
+    """Pictures on the input, as ``tinyssd predict`` lays them there: uint8 [B, 3, H, W]."""
+    pixels = [np.array(on_input(to_rgb(one), image_size, keep_shape)[0]) for one in pictures]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -101,7 +101,7 @@ def about(model: Deployed, config: RunConfig) -> dict[str, Any]:
             "dtype": "uint8",
             "colours": "RGB",
         },
-        "keep_shape": bool(getattr(config.model, "keep_shape", False)),
+        "keep_shape": config.model.keep_shape,
         "score_thresholds": [round(one, 6) for one in model.least[1:].tolist()],
         "nms_threshold": model.nms_threshold,
         "max_detections": model.max_detections,

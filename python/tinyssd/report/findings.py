@@ -63,7 +63,7 @@ class PictureFindings:
 def look(trained: Trained, source: Source, most: int) -> list[PictureFindings]:
     """Looks at the pictures of a source, evenly spread ones where there are more than ``most``."""
     names = trained.config.class_names
-    thresholds = np.array(getattr(trained, "score_thresholds", (trained.score_threshold,) * len(names)))
+    thresholds = np.array(trained.score_thresholds)
     count = min(len(source), most)
     indices = [place * len(source) // count for place in range(count)]
     pictures = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinyssd.data.source import Source
-from tinyssd.drawing.page import PageBox, figure, labelled_bar, page, swatch, table, text
+from tinyssd.drawing.page import PageBox, bar, figure, page, swatch, table, text
 from tinyssd.report.charts import Line, chart
 from tinyssd.report.findings import FOUND_IOU, ClassRow, Curve, PictureFindings, by_class, confusion
 from tinyssd.run.checkpoint import Trained
@@ -21,6 +21,8 @@ _WORST, _BEST = 8, 4
 # A larger matrix cannot be read.
 _MOST_CLASSES = 30
 _DRAWN = 200
+# Names of more boxes than this would cover a picture of this size.
+_NAMED = 5
 # COCO's, in pixels of the network's input.
 _SIZES = ("small", "medium", "large")
 # What a row of metrics.jsonl has besides parts of the loss.
@@ -117,7 +119,7 @@ def _classes(run: RunFacts, rows: Sequence[ClassRow], every: ClassRow) -> Iterat
         f"confidence threshold, IoU {FOUND_IOU:.2f}.</p>"
     )
     head = ("class", "objects", "AP50", "AP", *(f"AP {size}" for size in _SIZES), "threshold", "precision", "recall")
-    names, thresholds = run.trained.config.class_names, _thresholds(run.trained)
+    names, thresholds = run.trained.config.class_names, run.trained.score_thresholds
     body = [
         _class_row(f"{swatch(i)}{text(name)}", row, thresholds[i])
         for i, (name, row) in enumerate(zip(names, rows, strict=True))
@@ -129,10 +131,10 @@ def _classes(run: RunFacts, rows: Sequence[ClassRow], every: ClassRow) -> Iterat
 
 def _class_row(name: str, row: ClassRow, threshold: float | None) -> tuple[str, ...]:
     precision, recall = (math.nan, math.nan) if threshold is None else row.curve.at(threshold)
-    bar = "-" if math.isnan(row.ap50) else labelled_bar(row.ap50)
+    ap50 = "-" if math.isnan(row.ap50) else f"{bar(row.ap50)}{row.ap50:.3f}"
     sure = "-" if threshold is None else f"{threshold:.2f}"
     sizes = map(_number, row.by_size)
-    return (name, str(row.objects), bar, _number(row.ap), *sizes, sure, _percent(precision), _percent(recall))
+    return (name, str(row.objects), ap50, _number(row.ap), *sizes, sure, _percent(precision), _percent(recall))
 
 
 def _confidence(run: RunFacts, every: ClassRow) -> Iterator[str]:
@@ -142,8 +144,8 @@ def _confidence(run: RunFacts, every: ClassRow) -> Iterator[str]:
     yield "<h2>Precision and recall over confidence</h2>"
     yield (
         "<p>Of all classes together: of the results from a confidence on, the share that found an object of their "
-        f"class (precision, IoU {FOUND_IOU:.2f}), and the share of the objects found (recall). Dashed: the confidence "
-        "from which <code>tinyssd predict</code> shows results.</p>"
+        f"class (precision, IoU {FOUND_IOU:.2f}), and the share of the objects found (recall). Dashed: the threshold, "
+        "the mean of the classes' own.</p>"
     )
     grid = np.linspace(0, 1, 201)
     precision, recall = (np.array(values) for values in zip(*(curve.at(one) for one in grid), strict=True))
@@ -193,9 +195,9 @@ def _pictures(run: RunFacts) -> Iterator[str]:
     worst = [picture for picture in ranked if picture.quality < 1][:_WORST]
     best = [picture for picture in reversed(ranked) if len(picture.truth) and picture not in worst][:_BEST]
     legend = (
-        "<p>Coloured: what the network finds, from the confidence threshold on. White, dashed: objects that it does "
-        "not find. The quality is the panoptic one: hits by their IoU, over hits, false results and missed objects."
-        "</p>"
+        "<p>Coloured: what the network finds, from the confidence threshold on; dashed where no labelled object is. "
+        "White, dashed: objects that it does not find. Names show under the pointer. The quality is the panoptic one: "
+        "hits by their IoU, over hits, false results and missed objects.</p>"
     )
     for title, chosen in (("Where it fails most", worst), ("Where it does best", best)):
         if chosen:
@@ -212,13 +214,15 @@ def _figure(run: RunFacts, picture: PictureFindings) -> str:
     boxes = [PageBox(_corners(row[1:]), None, f"not found: {names[int(row[0])]}", True, False) for row in missed]
     for i in shown[::-1][-_DRAWN:]:  # The surest on top.
         one = picture.found[i]
-        boxes.append(PageBox(one.box, one.class_index, f"{one.label} {one.score:.0%}"))
+        false = picture.object_of[i] < 0
+        boxes.append(
+            PageBox(one.box, one.class_index, f"{one.label} {one.score:.0%}", bool(false), len(shown) <= _NAMED)
+        )
     path = getattr(run.source, "paths", {})
     name = path[picture.index].name if path else f"picture {picture.index}"
-    false = int((picture.object_of[shown] < 0).sum())
-    caption = (
-        f"{name}: quality {picture.quality:.2f}, {len(picture.truth)} objects, {len(missed)} missed, {false} too many"
-    )
+    too_many = int((picture.object_of[shown] < 0).sum())
+    counts = f"objects {len(picture.truth)}, missed {len(missed)}, too many {too_many}"
+    caption = f"{name}: quality {picture.quality:.2f}, {counts}"
     return figure(example.image, boxes[:_DRAWN], caption)
 
 
@@ -251,11 +255,6 @@ def _use(run: RunFacts) -> str:
 
 def _lines(code: str) -> str:
     return "\n".join(text(line) for line in code.split("\n"))
-
-
-def _thresholds(trained: Trained) -> Sequence[float]:
-    names = trained.config.class_names
-    return getattr(trained, "score_thresholds", (trained.score_threshold,) * len(names))  # type: ignore[no-any-return]
 
 
 def _number(value: float) -> str:

@@ -16,7 +16,7 @@ from tinyssd.model.pyramid import PyramidConfig
 from tinyssd.prediction.gallery import save_anchors, save_predictions
 from tinyssd.run.checkpoint import load_model
 from tinyssd.run.config import RunConfig, TrainConfig
-from tinyssd.training.recipe import RECIPE, fit, training_objects
+from tinyssd.training.recipe import RECIPE, average_kept, fit, training_objects
 
 # Of held-out pictures, neither trained on nor looked at during the training.
 _TEST_SEED = SEED_LIMIT + 1
@@ -35,7 +35,7 @@ def demo_config(
     """The run of the demo: 128-pixel pictures, each seen once, so that two CPU cores need a few minutes."""
     names = SyntheticSource.class_names
     fitted = fit(training_objects(SyntheticSource(_LOOKED_AT, _SIDE, seed)), (_SIDE, _SIDE))
-    settings = {**RECIPE, "closing": 0.0}
+    settings = {**RECIPE, "closing": 0.0, "ema": average_kept(epochs * train_size // RECIPE["batch_size"])}
     return RunConfig(
         class_names=names,
         model=PyramidConfig(len(names) + 1, fitted.image_size, fitted.anchors),
