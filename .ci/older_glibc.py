@@ -49,7 +49,7 @@ def main() -> None:
     known = libraries_of_c()
     # What libstdc++ asks before it counts without atomic operations: never.
     lines = ['__attribute__((visibility("hidden"))) char __libc_single_threaded = 0;']
-    flags = ["-static-libstdc++", "-Wl,--exclude-libs,ALL", str(folder / "older_glibc.o")]
+    flags = ["-static-libstdc++", "-Wl,--exclude-libs,ALL", "-Wl,--gc-sections", str(folder / "older_glibc.o")]
     for name in sorted(name for name, versions in taken.items() if max(versions) > NEWEST):
         if old := [version for version in known[name] if version <= NEWEST]:
             version = ".".join(map(str, max(old)))

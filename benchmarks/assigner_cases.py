@@ -20,12 +20,12 @@ from tinyssd_ops import reference
 
 # The most pairs of which a matrix in Torch, of which the references make several, fits a small machine; and the most
 # of which the references of the rules that sort them, or go box by box, end in reasonable time.
-_MATRIX, _SORTED, _GREEDY = 50_000_000, 15_000_000, 5_000_000
+_MATRIX, _SORTED = 35_000_000, 5_000_000
 _LARGEST = {
     "assign_atss": _SORTED,
     "assign_task_aligned": _SORTED,
     "assign_simota": _SORTED,
-    "multibox_target": _GREEDY,
+    "multibox_target": _SORTED,
 }
 # The most scores of 80 classes in one input; larger batches have 20.
 _SCORES = 100_000_000

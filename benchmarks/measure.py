@@ -50,7 +50,7 @@ def side_by_side(timed: Sequence[Timed], device: torch.device, seconds: float) -
 
     Args:
         timed: What to time; every function has run at least once before.
-        device: "cpu": the wall clock. "cuda": device events.
+        device: "cpu": the wall clock, or the time of the processor where torch has one thread. "cuda": device events.
         seconds: The time each function gets; at least three samples are taken however long they last.
 
     Returns:
@@ -93,10 +93,12 @@ def _calls_a_sample(seconds: float) -> int:
 
 def _cpu_sample(timed: Timed, first: int, calls: int) -> float:
     run, variants = timed.run, timed.variants
-    started = time.perf_counter()
+    # The processor's time is what one thread takes on a machine that is busy with other work, too.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     for i in range(first, first + calls):
         run(*variants[i % len(variants)])
-    return (time.perf_counter() - started) / calls
+    return (clock() - started) / calls
 
 
 def _cuda_sample(timed: Timed, first: int, calls: int) -> float:

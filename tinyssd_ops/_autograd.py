@@ -99,6 +99,14 @@ class _KernelFamily(_SingleLevelFunction):
         return _tangent(boxes1, boxes2, moves[2:4], ctx.family)
 
 
+def call(op: Callable[..., Tensor], boxes1: Tensor, boxes2: Tensor, *family: Any) -> Tensor:
+    """An op of the family, past its rule where nothing differentiates: that takes a third of a small call."""
+    if torch.compiler.is_compiling() or _is_differentiated(boxes1, boxes2):
+        return op(boxes1, boxes2, *family)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(boxes1, boxes2, *family)
+
+
 def register(library: torch.library.Library, ops: Any, constant: tuple[str, ...]) -> None:
     """Registers the rules of the family's ops, and that the ops ``constant`` have none: their results are constants to
     whatever differentiates around them.

@@ -103,7 +103,7 @@ def center_to_corner(boxes: Tensor) -> Tensor:
 def clip_boxes(boxes: Tensor, width: float = 1.0, height: float = 1.0) -> Tensor:
     """Boxes [..., 4] cut to the picture, ``0..width`` by ``0..height`` in the unit of the boxes."""
     low, high = _halves("boxes", boxes)
-    limit = boxes.new_tensor([width, height])
+    limit = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
     return torch.cat((low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)), dim=-1)
 
 
@@ -176,7 +176,8 @@ def decode_boxes(
 
 
 def _halves(name: str, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    _checks.expect_shape(name, boxes, [..., 4])
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        _checks.expect_shape(name, boxes, [..., 4])
     low, high = boxes.split(2, dim=-1)
     return low, high
 

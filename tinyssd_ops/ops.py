@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tinyssd_ops import _checks, _extension, _iou, _registration, reference
+from tinyssd_ops import _autograd, _checks, _extension, _iou, _registration, reference
 from tinyssd_ops._version import __version__
 
 _EXTENSION = _extension.load()
@@ -52,7 +52,8 @@ def _backend(**tensors: Tensor) -> Any:
     native = True
     for name, tensor in tensors.items():
         _checks.expect_tensor(name, tensor)
-        native = native and tensor.device.type in _NATIVE_DEVICES
+        # Asking for the name of a device takes longer than the rest of this.
+        native = native and ("cpu" if tensor.is_cpu else tensor.device.type) in _NATIVE_DEVICES
     if not native and not torch.compiler.is_compiling() and any(tensor.is_cuda for tensor in tensors.values()):
         _extension.warn_of_the_reference(_EXTENSION.reasons["cuda"])
     return torch.ops.tinyssd_ops if native else reference
@@ -108,7 +109,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
     ``tinyssd_ops.torchvision.box_iou`` has torchvision's signature, and its page the differences.
     """
-    return _backend(boxes1=boxes1, boxes2=boxes2).box_iou(boxes1, boxes2)
+    return _autograd.call(_backend(boxes1=boxes1, boxes2=boxes2).box_iou, boxes1, boxes2)
 
 
 def iou_pairs(
@@ -149,7 +150,7 @@ def iou_pairs(
     if _checks.flag("aligned", aligned) and boxes1.shape != boxes2.shape:
         boxes1, boxes2 = _checks.broadcast_boxes(boxes1, boxes2)
     added = (_checks.number("union_eps", union_eps), _checks.number("eps", eps))
-    return backend.iou_pairs(boxes1, boxes2, _iou.KINDS.index(kind), aligned, *added)
+    return _autograd.call(backend.iou_pairs, boxes1, boxes2, _iou.KINDS.index(kind), aligned, *added)
 
 
 def assign_anchors(

@@ -125,8 +125,9 @@ struct LaneAnchors {
 
 // Write::matched(anchor's index in the batch, anchor, ground truth, its index in the batch, its index in the image) and
 // Write::background(anchor's index in the batch) store an anchor's result.
+// At least a block of it on a multiprocessor: without that, the compiler hoards blocks and spills those of float64.
 template <class T, int kPerLane, class Write>
-__global__ void __launch_bounds__(kWarp* kMatchWarps) match_kernel(
+__global__ void __launch_bounds__(kWarp* kMatchWarps, 1) match_kernel(
     const Box<T>* __restrict__ anchors,  // [A]
     int64_t num_anchors, const GroundTruth<T> gts, T threshold, unsigned blocks_an_image,
     const T* __restrict__ reached,  // [B, G]: an IoU of each box with some anchor; or nullptr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from tinyssd.drawing.fonts import Font, font_for
 
@@ -69,20 +69,23 @@ def draw_boxes(picture: Image.Image, boxes: Sequence[Box], least_side: int = _LE
 
 
 def make_grid(tiles: Sequence[Image.Image], columns: int, tile_side: int, caption: str = "") -> Image.Image:
-    """Tiles side by side on a dark ground, with a caption under them."""
+    """Tiles side by side on a dark ground, each row as high as its highest one, with a caption under them."""
     gap = max(4, tile_side // 40)
-    rows = -(-len(tiles) // columns)
-    width, height = columns * (tile_side + gap) + gap, rows * (tile_side + gap) + gap
+    fitted = [ImageOps.contain(tile, (tile_side, tile_side)) if max(tile.size) > tile_side else tile for tile in tiles]
+    rows = [fitted[start : start + columns] for start in range(0, len(fitted), columns)]
+    heights = [max(tile.height for tile in row) for row in rows]
+    width, height = columns * (tile_side + gap) + gap, sum(heights) + (len(rows) + 1) * gap
     font_size = max(14, tile_side // 18)
     caption, font = font_for(caption, font_size)
     lines = _wrapped(caption, font, width - 2 * gap) if caption else []
     line_height = round(1.5 * font_size)
     grid = Image.new("RGB", (width, height + len(lines) * line_height + (gap if lines else 0)), INK)
-    for i, tile in enumerate(tiles):
-        fitted = tile.copy()
-        fitted.thumbnail((tile_side, tile_side), Image.Resampling.LANCZOS)
-        x, y = i % columns * (tile_side + gap) + gap, i // columns * (tile_side + gap) + gap
-        grid.paste(fitted, (x + (tile_side - fitted.width) // 2, y + (tile_side - fitted.height) // 2))
+    y = gap
+    for row, row_height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            x = gap + column * (tile_side + gap) + (tile_side - tile.width) // 2
+            grid.paste(tile, (x, y + (row_height - tile.height) // 2))
+        y += row_height + gap
     draw = ImageDraw.Draw(grid)
     for i, text in enumerate(lines):
         draw.text((gap, height + i * line_height), text, fill=(225, 225, 230), font=font)
