@@ -13,7 +13,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(ROOT.glob("docs/*.md"))
+GUIDE = ROOT / "docs" / "guide.py"
+# The pages of the library; those of the application have tests of their own, or nothing to run.
+NAMES = re.findall(r"^\.\. include:: (.*)$", GUIDE.read_text() if GUIDE.exists() else "", re.MULTILINE)
+PAGES = [ROOT / "docs" / name for name in NAMES]
 SNIPPETS = [
     pytest.param(text, id=f"{page.stem}-{i}")
     for page in PAGES
