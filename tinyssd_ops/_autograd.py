@@ -7,6 +7,7 @@ order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,8 +31,9 @@ def backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor, family: Family, kerne
         grads = _iou.gradient(grad.to(dtype), boxes1.to(dtype), boxes2.to(dtype), family)
     else:
         batch = torch.broadcast_shapes(boxes1.shape[:-own], boxes2.shape[:-own])
-        full = [b.expand(*batch, *b.shape[-own:]).reshape(batch.numel(), *b.shape[-own:]) for b in (boxes1, boxes2)]
-        flat = kernel(grad.reshape(batch.numel(), *grad.shape[len(batch) :]), full[0], full[1], family)
+        size = math.prod(batch)  # Size.numel() would make a graph's size a number
+        full = [b.expand(*batch, *b.shape[-own:]).reshape(size, *b.shape[-own:]) for b in (boxes1, boxes2)]
+        flat = kernel(grad.reshape(size, *grad.shape[len(batch) :]), full[0], full[1], family)
         grads = tuple(g.reshape(*batch, *g.shape[1:]) for g in flat)  # type: ignore[assignment]
     grad1, grad2 = (g.sum_to_size(b.shape).to(b.dtype) for g, b in zip(grads, (boxes1, boxes2), strict=True))
     return grad1, grad2
