@@ -162,3 +162,9 @@ def test_assignment():
 
     scores = torch.rand(2, anchors.shape[1], 3, generator=torch.Generator().manual_seed(5))
     assert_same(calls, boxes(2, 4), labels, valid, scores, boxes(2, anchors.shape[1], seed=6))
+
+
+def test_what_onnx_cannot_say_is_refused():
+    with pytest.raises(Exception, match="decompose") as caught:
+        list(run_both(lambda b, s: ops.soft_nms(b, s), boxes(1, 20), hard_scores(1, 20)))
+    assert "soft_nms: ONNX has no operator for it" in str(caught.value.__cause__)
