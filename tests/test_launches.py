@@ -61,20 +61,16 @@ def arguments(op: str, head: tuple[torch.Tensor, ...]) -> tuple[object, ...]:
     }[op]
 
 
-LAUNCHES = {
-    "assign_anchors": 2,
-    "multibox_target": 2,
-    "assign_threshold": 2,
-    "assign_atss": 2,
-    "assign_task_aligned": 5,
-    "assign_simota": 3,
-    "assignment_target": 1,
-}
+OPS = [name for name in cases.sample_calls() if name.startswith("assign")] + ["multibox_target"]
 
 
-@pytest.mark.parametrize("op", LAUNCHES)
+@pytest.mark.parametrize("op", OPS)
 def test_launches_do_not_depend_on_data(op):
     machine = Machine()
-    for kind, head in inputs().items():
-        records = machine.count(op, arguments(op, head), 1, 1).records
-        assert len(records) == LAUNCHES[op], (kind, [record["what"] for record in records])
+    launches = {
+        kind: [record["what"] for record in machine.count(op, arguments(op, head), 1, 1).records]
+        for kind, head in inputs().items()
+    }
+    assert 1 <= len(launches["ordinary"]) <= 5
+    for kind, found in launches.items():
+        assert found == launches["ordinary"], kind
