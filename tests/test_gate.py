@@ -70,9 +70,6 @@ def module(gate, tmp_path, monkeypatch) -> Callable[[str], None]:
     return put
 
 
-# -- The build
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
     """A folder for what is built in place of this project, which needs no more than setuptools."""
@@ -145,9 +142,6 @@ def test_a_wheel_is_used_if_it_is_newer_than_what_is_installed(gate, tmp_path):
     assert build.install_wheels(gate) == "; from wheels: pytest, surely-not-installed"
     assert build.version_of(gate, "pytest") == "999.1"
     assert build.absent(gate, ("surely_not_installed", "surely_missing")) == ["surely_missing"]
-
-
-# -- Results: parity, graphs
 
 
 def test_parity_counts_what_it_compared(gate, module):
@@ -226,8 +220,6 @@ def test_every_variant_is_warm_before_it_is_captured(monkeypatch):
     assert capture.replays == 1
 
 
-# -- NVIDIA's tools
-
 _SANITIZER = """
 tool, ours = sys.argv[2], "--kernel-name" in sys.argv
 bad = {bad}
@@ -281,9 +273,6 @@ def test_a_profile_of_nothing_fails(gate, tool):
     result = tools.profile(gate)
     assert (result.verdict, result.summary) == ("failed", "ncu wrote no rows (exit status 1)")
     assert "performance counters" in result.tail
-
-
-# -- Time
 
 
 def test_a_part_that_is_cut_off_leaves_what_it_measured(gate, module):
@@ -387,9 +376,6 @@ def test_all_of_it_ends_within_500_seconds():
     # However long the parts before take, what is reserved for a part is left.
     for group, deadline, before in zip(gpu_gate.GROUPS[1:], deadlines[1:], deadlines, strict=False):
         assert deadline - before >= max(gpu_gate.PARTS[name].reserved for name in group)
-
-
-# -- Elsewhere
 
 
 def test_it_works_from_a_copy_inside_another_folder(tmp_path):
