@@ -22,25 +22,25 @@ SIZES = [(2, 3), (3, 5), (4, 17)]  # pictures, boxes
 def training_step(logits, offsets, labels):
     target, mask, classes = ops.multibox_target(ANCHORS, labels)
     near = ops.assign_threshold(ANCHORS[0], labels[..., 1:], labels[..., 0] >= 0)
-    boxes = ops.decode_boxes(ANCHORS[0], offsets.unflatten(1, (-1, 4)), max_growth=1000 / 16)
+    boxes = ANCHORS[0] + offsets
     overlap = ops.iou_pairs(boxes, boxes.detach() + 0.1, "giou", aligned=True)
     class_loss = functional.cross_entropy(logits.flatten(0, 1), classes.flatten())
     return (
         class_loss
-        + (functional.smooth_l1_loss(offsets, target, reduction="none") * mask).sum()
+        + (functional.smooth_l1_loss(offsets.flatten(1), target, reduction="none") * mask).sum()
         - overlap.where(near >= 0, 0).sum()
     )
 
 
 def predict_step(logits, offsets):
-    return ops.detect(logits.softmax(-1).transpose(1, 2), offsets, ANCHORS, max_detections=20)
+    return ops.detect(logits.softmax(-1).transpose(1, 2), offsets.flatten(1), ANCHORS, max_detections=20)
 
 
 def batch(num_images, num_boxes):
     g = cases.generator(num_boxes)
     num_anchors = ANCHORS.shape[1]
     logits = torch.randn(num_images, num_anchors, 12, generator=g).requires_grad_()
-    offsets = torch.randn(num_images, 4 * num_anchors, generator=g).requires_grad_()
+    offsets = torch.randn(num_images, num_anchors, 4, generator=g).requires_grad_()
     return logits, offsets, cases.labels(num_images, num_boxes)
 
 
