@@ -137,7 +137,9 @@ struct Plan {
                                                                  : sizes.one_image;
     capacity = smaller(whole, wanted);
     stride = in_batches ? smaller(capacity, size) : size;
-    waves = in_batches ? sizes.batches : smaller(ceil_div(size, capacity), sizes.waves);
+    // What finish_kernel takes at once needs no wave of its own, which most inputs would leave idle.
+    const int64_t left = size - smaller<int64_t>(capacity, kFinishThreads);
+    waves = in_batches ? sizes.batches : smaller(ceil_div(larger<int64_t>(left, 1), capacity), sizes.waves);
   }
   // Whether the first wave takes all.
   bool at_once() const { return !in_batches && size <= capacity; }
