@@ -98,7 +98,7 @@ def test_code_for_a_gpu(capability, architectures, expected):
 
 def test_the_reference_on_a_gpu_is_said_once(monkeypatch):
     class OnGpu(torch.Tensor):
-        is_cuda = True
+        is_cpu, is_cuda = False, True
         device = torch.device("cuda")
 
     boxes = torch.rand(3, 4).as_subclass(OnGpu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch._dynamo.testing
 
 import tinyssd_ops as ops
 
@@ -168,3 +169,15 @@ def test_what_onnx_cannot_say_is_refused():
     with pytest.raises(Exception, match="decompose") as caught:
         list(run_both(lambda b, s: ops.soft_nms(b, s), boxes(1, 20), hard_scores(1, 20)))
     assert "soft_nms: ONNX has no operator for it" in str(caught.value.__cause__)
+
+
+def test_compiles_no_more_often_once_the_table_is_there():
+    translation_table()
+    torch._dynamo.reset()
+    graphs = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(ops.assign_anchors, fullgraph=True, dynamic=True, backend=graphs)
+    counts = []
+    for num_gt in (6, 8, 17, 40):
+        compiled(torch.rand(70, 4), torch.rand(3, num_gt, 4), torch.ones(3, num_gt, dtype=torch.bool))
+        counts.append(graphs.frame_count)
+    assert counts[-1] == counts[0]

@@ -82,7 +82,11 @@ def _register_decompositions() -> None:
     own = {"box_iou": _box_iou, "iou_pairs": _iou_pairs, "detect": _detect, "soft_nms": _refuse_soft_nms}
     for name in ops._KERNELS:
         function: Any = own.get(name) or getattr(reference, name)
-        torch._decomp.register_decomposition(getattr(torch.ops.tinyssd_ops, name).default)(function)
+        op = getattr(torch.ops.tinyssd_ops, name).default
+        torch._decomp.register_decomposition(op)(function)
+        # The table is the whole process's, and fake tensors would run what stands there in place of the op's own fake
+        # kernel, so that torch.compile compiled anew for every size. They do not where there is an entry of this kind.
+        torch._decomp.register_decomposition(op, type="meta")(function)
 
 
 def _box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
