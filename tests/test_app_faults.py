@@ -8,6 +8,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 
 import pytest
@@ -72,8 +73,8 @@ def test_full_disk_at_each_file_of_a_run(train, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     for number in range(1, 20):
-        for file in run.iterdir():
-            file.unlink()
+        shutil.rmtree(run)
+        run.mkdir()
         with monkeypatch.context() as patch:
             written = full_disk_from(patch, number)
             status = train(epochs=1)

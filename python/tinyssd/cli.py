@@ -76,7 +76,9 @@ def _reported(arguments: Sequence[str] | None) -> int:
         write_no_more()  # Whoever read the output has seen enough.
         return EXIT_BROKEN_PIPE
     except (TinySSDError, OSError, ImportError) as error:
-        print_error(error)
+        # All that a process which was killed may leave is an end of its pipe.
+        killed = out_of_resources(error) if isinstance(error, ConnectionResetError) else None
+        print_error(TinySSDError(killed) if killed else error)
         return EXIT_ERROR
     except (MemoryError, RuntimeError) as error:
         sentence = out_of_resources(error)

@@ -83,7 +83,8 @@ def out_of_resources(error: Exception) -> str | None:
         return f"out of memory on the GPU; {smaller}"
     if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return f"out of memory; {smaller}, or fewer --workers"
-    if re.search(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)", text, re.DOTALL):
+    killed = re.search(r"DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)", text, re.DOTALL)
+    if killed or isinstance(error, ConnectionResetError):
         return (
             "a process that reads pictures was killed, most often because memory ran out; try fewer --workers (0 reads "
             "them in the main process) or smaller pictures"

@@ -23,6 +23,8 @@ def log_epoch(run: Path, row: dict[str, Any], class_names: Sequence[str]) -> Non
     """
     if importlib.util.find_spec("tensorboard") is None:
         return
+    if not (run / FOLDER).is_dir():
+        _writer.cache_clear()  # The last writer's file went with its folder.
     writer = _writer(run.resolve())
     for name, value in row.items():
         several = zip(class_names, value, strict=True) if name.endswith("_per_class") else ()
