@@ -69,7 +69,8 @@ def install_wheels(gate: Gate) -> str:
         return f"; none of the {len(found)} wheels was needed"
     options = ("--no-index", "--no-deps", "--no-compile", "--disable-pip-version-check", "--upgrade", "-q")
     command = [sys.executable, "-m", "pip", "install", *options, "--target", gate.extras, *wanted]
-    done = gate.run("build", command)
+    # What was carried here is wanted, whatever versions the surroundings ask for.
+    done = gate.run("build", command, PIP_CONSTRAINT="")
     names = ", ".join(named[wheel] for wheel in wanted)
     return f"; from wheels: {names}" if done.status == 0 else f"; the wheels of {names} could not be installed"
 
