@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,3 +147,16 @@ if SIMT:
     def simt_seed(request: pytest.FixtureRequest) -> None:
         """An order of blocks and threads that is the test's own, the same in every run."""
         _MACHINE.simt_set_seed(ctypes.c_uint64(zlib.crc32(request.node.nodeid.encode())))
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A GPU gate (benchmarks/gate) on the CPU, with half a minute for each part."""
+    from benchmarks import gpu_gate
+    from benchmarks.gate.programs import Gate
+
+    out, work = tmp_path / "out", tmp_path / "work"
+    for folder in (out, work / "site"):
+        folder.mkdir(parents=True)
+    limits = dict.fromkeys(gpu_gate.PARTS, 30.0)
+    return Gate("cpu", "9.0", out, work, None, 2, time.monotonic() + 60, limits)

@@ -182,7 +182,7 @@ def test_more_pictures_than_looked_at(tmp_path):
 
 
 def test_tensorboard_gets_every_number(tmp_path):
-    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for row in ROWS:

@@ -50,10 +50,15 @@ def _wide(t: Tensor) -> Tensor:
 def draw(seed: int) -> Drawn:
     """A batch: corners on a grid in every other one, of few classes and few scores; few or no anchors in some."""
     g = cases.generator(seed)
-    pick = lambda most: int(torch.randint(most, (), generator=g))  # noqa: E731
+
+    def pick(most: int) -> int:
+        return int(torch.randint(most, (), generator=g))
+
     num_anchors = (pick(3) if seed % 6 == 0 else 1 + pick(30)) or 1
     num_gt, dtype, tied = (0 if seed % 10 == 9 else 1 + pick(6)), DTYPES[seed % len(DTYPES)], seed % 2 == 0
-    grid = lambda t: (t * 8).round() / 8 if tied else t  # noqa: E731
+
+    def grid(t: Tensor) -> Tensor:
+        return (t * 8).round() / 8 if tied else t
 
     def corners(*shape: int) -> Tensor:
         low = grid(0.6 * torch.rand(*shape, 2, generator=g))

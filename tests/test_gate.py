@@ -29,16 +29,6 @@ from benchmarks.results import Row  # noqa: E402
 
 
 @pytest.fixture
-def gate(tmp_path) -> Gate:
-    """A gate on the CPU with half a minute for each part."""
-    out, work = tmp_path / "out", tmp_path / "work"
-    for folder in (out, work / "site"):
-        folder.mkdir(parents=True)
-    limits = dict.fromkeys(gpu_gate.PARTS, 30.0)
-    return Gate("cpu", "9.0", out, work, None, 2, time.monotonic() + 60, limits)
-
-
-@pytest.fixture
 def tool(tmp_path, monkeypatch) -> Callable[[str, str], None]:
     """Puts a program of Python lines on the PATH, and nothing else of the CUDA toolkit."""
     folder = tmp_path / "bin"

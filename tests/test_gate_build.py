@@ -18,17 +18,6 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import gpu_gate  # noqa: E402
 from benchmarks.gate import build  # noqa: E402
-from benchmarks.gate.programs import Gate  # noqa: E402
-
-
-@pytest.fixture
-def gate(tmp_path) -> Gate:
-    """A gate on the CPU with half a minute for each part."""
-    out, work = tmp_path / "out", tmp_path / "work"
-    for folder in (out, work / "site"):
-        folder.mkdir(parents=True)
-    limits = dict.fromkeys(gpu_gate.PARTS, 30.0)
-    return Gate("cpu", "9.0", out, work, None, 2, time.monotonic() + 60, limits)
 
 
 @pytest.fixture
