@@ -20,7 +20,7 @@ want their number fixed.
 
 from __future__ import annotations
 
-import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -40,19 +40,22 @@ torch.library.define(_SUPPRESS, "(Tensor boxes, Tensor scores, float iou_thresho
 def translation_table() -> dict[Any, Callable[..., Any]]:
     """The argument ``custom_translation_table`` of :func:`torch.onnx.export`, for a model that calls our ops.
 
-    Also tells torch how the ops decompose, which it asks when a translation is not in the table; nothing but the export
-    to ONNX does so.
+    For as long as the table lives, torch also knows how the ops decompose, which the export asks where a translation is
+    not in the table. Handed over as above it ends with the export, and whatever compiles afterwards is as it was.
 
     Raises:
         ModuleNotFoundError: If onnx or onnxscript is not installed.
     """
     import onnxscript  # noqa: F401  # So that what is missing is said here.
 
-    _register_decompositions()
-    return {
-        torch.ops.tinyssd_ops_onnx.suppress.default: _translate_suppress,
-        torch.ops.aten.sort.stable: _translate_sort,
-    }
+    table = _Table(
+        {
+            torch.ops.tinyssd_ops_onnx.suppress.default: _translate_suppress,
+            torch.ops.aten.sort.stable: _translate_sort,
+        }
+    )
+    table.decompositions = _decompositions()
+    return table
 
 
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: Tensor | None = None) -> Tensor:
@@ -75,18 +78,45 @@ def _fake_suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, groups: 
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-@functools.cache
-def _register_decompositions() -> None:
+class _Table(dict[Any, Callable[..., Any]]):
+    decompositions: _Decompositions | None
+
+
+class _Decompositions:
+    """While it lives, torch knows how our ops decompose.
+
+    torch has one table for the whole process, and others ask it too: with the variable CI set, Inductor compiles no op
+    that is in it.
+    """
+
+    def __init__(self) -> None:
+        own = {"box_iou": _box_iou, "iou_pairs": _iou_pairs, "detect": _detect, "soft_nms": _refuse_soft_nms}
+        self.ops = []
+        for name in ops._KERNELS:
+            function: Any = own.get(name) or getattr(reference, name)
+            self.ops.append(getattr(torch.ops.tinyssd_ops, name).default)
+            torch._decomp.register_decomposition(self.ops[-1])(function)
+            # Fake tensors would run what stands in the table in place of the op's own fake kernel, so that
+            # torch.compile compiled anew for every size. They do not where there is an entry of this kind.
+            torch._decomp.register_decomposition(self.ops[-1], type="meta")(function)
+
+    def __del__(self) -> None:
+        for kind in ("post_autograd", "meta"):
+            for op in self.ops:
+                torch._decomp.global_decomposition_table[kind].pop(op, None)
+
+
+_shared: weakref.WeakValueDictionary[str, _Decompositions] = weakref.WeakValueDictionary()
+
+
+def _decompositions() -> _Decompositions | None:
+    """The one that lives, or a new one; None without kernels, where the reference runs and is exported as any Torch."""
     if not hasattr(torch.ops.tinyssd_ops, "box_iou"):
-        return  # Without kernels the reference runs, and is exported as any Torch.
-    own = {"box_iou": _box_iou, "iou_pairs": _iou_pairs, "detect": _detect, "soft_nms": _refuse_soft_nms}
-    for name in ops._KERNELS:
-        function: Any = own.get(name) or getattr(reference, name)
-        op = getattr(torch.ops.tinyssd_ops, name).default
-        torch._decomp.register_decomposition(op)(function)
-        # The table is the whole process's, and fake tensors would run what stands there in place of the op's own fake
-        # kernel, so that torch.compile compiled anew for every size. They do not where there is an entry of this kind.
-        torch._decomp.register_decomposition(op, type="meta")(function)
+        return None
+    found = _shared.get("one")
+    if found is None:
+        found = _shared["one"] = _Decompositions()
+    return found
 
 
 def _box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
