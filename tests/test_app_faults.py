@@ -1,4 +1,4 @@
-"""Faults of the machine, injected: a full disk at each file, pictures that vanish, a killed worker, SIGTERM, NaN."""
+"""Faults of the machine, injected: disks full or read-only, lost pictures, killed workers, SIGTERM, NaN, odd clocks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import time
 
 import pytest
@@ -107,6 +108,56 @@ def test_full_disk_while_predicting(train, tmp_path, capsys, monkeypatch):
         assert status == 2
         assert "No space left on device" in capsys.readouterr().err
     assert number > 2
+
+
+@pytest.fixture
+def read_only():
+    """Makes folders read-only, for root too: whatever Python opens in them for writing is refused."""
+    folders = []
+
+    def refuse(event, arguments):
+        writes = event == "os.mkdir" or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if folders and writes and str(arguments[0]).startswith(tuple(folders)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(arguments[0]))
+
+    sys.addaudithook(refuse)  # For the rest of the process, so it has nothing to refuse afterwards.
+    yield lambda folder: folders.append(str(folder))
+    folders.clear()
+
+
+def test_read_only_folders(train, tmp_path, capsys, read_only):
+    picture, frozen = tmp_path / "a.png", tmp_path / "frozen"
+    Image.new("RGB", (40, 30)).save(picture)
+    frozen.mkdir()
+    assert train(epochs=1) == 0
+    shutil.copytree(tmp_path / "run", frozen / "run")
+    capsys.readouterr()
+    read_only(frozen)
+    run = ["--run", str(frozen / "run")]
+    for command in (
+        ["train", "--config", str(tmp_path / "tiny.json"), "--run", str(frozen / "new")],
+        ["train", "--resume", str(frozen / "run"), "--epochs", "2"],
+        ["predict", str(picture), *run, "--out", str(frozen / "found")],
+        ["report", str(frozen / "run")],
+    ):
+        assert main(command) == 2, command
+        error = capsys.readouterr().err
+        assert error.splitlines()[-1].startswith("tinyssd: error: "), command
+        assert "Read-only file system" in error, command
+        assert "Traceback" not in error
+    # What only reads goes on.
+    assert main(["predict", str(picture), *run, "--out", str(tmp_path / "found")]) == 0
+
+
+@pytest.mark.parametrize("step", [0.0, -3600.0], ids=["stands", "goes back"])
+def test_a_clock_that(step, train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        for clock in ("time", "perf_counter"):
+            now = itertools.count(1e9, step)
+            patch.setattr(time, clock, lambda now=now: next(now))
+        assert train() == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["seconds"], row["images_per_second"]) for row in rows] == [(0.0, 0.0)] * 2
 
 
 def test_pictures_that_vanish(train, tmp_path, capsys, monkeypatch):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import product
 
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.labels import Object, Picture, Problem, Severity
@@ -15,8 +15,14 @@ from tinyssd.data.turns import frame_of
 TOLERANCE = 0.5
 # Two boxes of one class that overlap by this much are one object labelled twice.
 DOUBLED_IOU = 0.9
+# Sides are of one level within this factor; where they begin is told in this share of the level's length.
+_LEVEL, _STEP = 1.25, 0.25
+# More than what rounding does to the bounds of a search.
+_ROUNDING = 0.001
 
 Corners = tuple[float, float, float, float]
+# The level of a side's length, and where it begins in steps of that level.
+Side = tuple[int, int]
 
 
 def boxes_outside(snapshot: Snapshot) -> Iterator[Problem]:
@@ -95,17 +101,18 @@ def doubles(picture: Picture) -> Iterator[tuple[Object, Object]]:
     Any class counts where the boxes are equal, the same class only where they are nearly so.
     """
     exact: dict[Corners, Object] = {}
-    # By class, in the order of their left edges: (left edge, place in the picture, object).
-    kept: dict[int, list[tuple[float, int, Object]]] = defaultdict(list)
-    for place, item in enumerate(picture.objects):
+    # By class, size and place, with the number in the picture: so few have to be compared, however many there are.
+    kept: dict[tuple[int, Side, Side], list[tuple[int, Object]]] = defaultdict(list)
+    for number, item in enumerate(picture.objects):
         if not has_area(item.box):
             continue
-        earlier = exact.get(item.box) or _nearly_the_same(item, kept[item.class_id])
+        earlier = exact.get(item.box) or _nearly_the_same(item, kept)
         if earlier is not None:
             yield item, earlier
         else:
             exact[item.box] = item
-            insort(kept[item.class_id], (item.box[0], place, item))
+            x1, y1, x2, y2 = item.box
+            kept[item.class_id, _side(x1, x2), _side(y1, y2)].append((number, item))
 
 
 def has_area(box: Corners) -> bool:
@@ -135,14 +142,45 @@ def show(box: Corners) -> str:
     return "(" + ", ".join(f"{round(value, 2):g}" for value in box) + ")"
 
 
-def _nearly_the_same(item: Object, kept: list[tuple[float, int, Object]]) -> Object | None:
+def _nearly_the_same(item: Object, kept: Mapping[tuple[int, Side, Side], list[tuple[int, Object]]]) -> Object | None:
     """The first object, in the order of the picture, that overlaps ``item`` enough."""
-    left, right = item.box[0], item.box[2]
-    # Where left edges are further apart, the overlap is too narrow for that IoU, so few have to be looked at.
-    reach = 1.001 * (right - left) * (1 / DOUBLED_IOU - 1)
-    near = kept[bisect_left(kept, (left - reach,)) : bisect_right(kept, (left + reach, math.inf))]
-    repeated = [(place, other) for _, place, other in near if overlap(item.box, other.box) >= DOUBLED_IOU]
+    x1, y1, x2, y2 = item.box
+    repeated = [
+        found
+        for sides in product(_like(x1, x2), _like(y1, y2))
+        for found in kept.get((item.class_id, *sides), ())
+        if overlap(item.box, found[1].box) >= DOUBLED_IOU
+    ]
     return min(repeated, key=lambda found: found[0])[1] if repeated else None
+
+
+def _side(low: float, high: float) -> Side:
+    level = _level(_length(low, high))
+    return level, math.floor(low / _step(level))
+
+
+def _like(low: float, high: float) -> list[Side]:
+    """All that a side may be which shares so much with this one that two boxes reach DOUBLED_IOU."""
+    length, least = _length(low, high), DOUBLED_IOU * (1 - _ROUNDING)
+    reach = length * (1 / least - 1)
+    sides = []
+    for level in range(_level(length * least), _level(length / least) + 1):
+        begin, around = low / _step(level), reach / _step(level)
+        sides += [(level, place) for place in range(math.floor(begin - around), math.floor(begin + around) + 1)]
+    return sides
+
+
+def _length(low: float, high: float) -> float:
+    """Between bounds that leave room for arithmetic; no label file holds numbers so large or so small."""
+    return min(max(high - low, 1e-290), 1e290)
+
+
+def _level(length: float) -> int:
+    return math.floor(math.log(length, _LEVEL))
+
+
+def _step(level: int) -> float:
+    return _STEP * _LEVEL**level
 
 
 def _fits(box: Corners, size: tuple[int, int]) -> bool:

@@ -10,6 +10,7 @@ from tinyssd.check import boxes, classes, pictures
 from tinyssd.check.anchors import AnchorFit, anchors_and_sizes, fit_anchors
 from tinyssd.check.classes import class_counts
 from tinyssd.check.snapshot import Snapshot
+from tinyssd.data.draft import Problems
 from tinyssd.data.labels import Problem, Severity
 from tinyssd.model.build import ModelConfig
 
@@ -111,8 +112,11 @@ def examine(snapshot: Snapshot, network: ModelConfig) -> Report:
     """
     fit = fit_anchors(snapshot, network)
     read = [problem for problem in snapshot.data.problems if problem.kind not in _ALSO_CHECKED]
-    findings = [*read, *(finding for check in CHECKS for finding in check(snapshot))]
-    findings += anchors_and_sizes(snapshot, fit)
+    found = Problems()
+    for check in CHECKS:
+        for finding in check(snapshot):
+            found.take(finding)
+    findings = [*read, *found.all(), *anchors_and_sizes(snapshot, fit)]
     return Report(snapshot, _grouped(findings), fit, _split_rows(snapshot), _class_rows(snapshot, fit))
 
 

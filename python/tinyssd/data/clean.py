@@ -85,7 +85,7 @@ def _mended(item: Object, picture: Picture, num_classes: int, problems: Problems
     if max(-min(x1, y1), x2 - width, y2 - height) > _ROUNDING:
         message = f"{_text(item, picture)} reaches beyond {where}"
         problems.add("clipped", "warning", message, item.file, item.line)
-    return replace(item, box=inside)
+    return item if inside == item.box else replace(item, box=inside)
 
 
 def _text(item: Object, picture: Picture) -> str:

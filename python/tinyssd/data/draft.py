@@ -20,28 +20,32 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: list[Problem] = []
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[tuple[str, Severity]] = Counter()
 
     def add(
         self, kind: str, severity: Severity, message: str, file: Path | None = None, line: int | None = None
     ) -> None:
         """Records one; the arguments are those of :class:`Problem`."""
-        self._counts[kind] += 1
-        if self._counts[kind] <= _MOST_OF_A_KIND:
-            self._found.append(Problem(kind, severity, message, file, line))
+        self.take(Problem(kind, severity, message, file, line))
+
+    def take(self, problem: Problem) -> None:
+        """Records one."""
+        key = problem.kind, problem.severity
+        self._counts[key] += 1
+        if self._counts[key] <= _MOST_OF_A_KIND:
+            self._found.append(problem)
 
     def all(self) -> tuple[Problem, ...]:
         """All of them, the order kept; a kind's rest as one at the end."""
-        severities = {problem.kind: problem.severity for problem in self._found}
         rest = [
-            Problem(kind, severities[kind], f"and more of this kind: {kind}", count=count - _MOST_OF_A_KIND)
-            for kind, count in self._counts.items()
+            Problem(kind, severity, f"and more of this kind: {kind}", count=count - _MOST_OF_A_KIND)
+            for (kind, severity), count in self._counts.items()
             if count > _MOST_OF_A_KIND
         ]
         return tuple(self._found + rest)
 
 
-@dataclass
+@dataclass(slots=True)
 class Row:
     """One object as its label file has it.
 

@@ -15,7 +15,7 @@ from typing import Literal
 Severity = Literal["error", "warning", "note"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # There may be a million.
 class Object:
     """One labelled object.
 

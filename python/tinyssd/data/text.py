@@ -16,6 +16,7 @@ _MARKS = (
 )
 _MOST_BYTES = 1 << 28
 _START_BYTES = 1 << 16
+_PIECE_BYTES = 1 << 16
 
 
 def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
@@ -25,9 +26,12 @@ def read_text(path: Path, most_bytes: int = _MOST_BYTES) -> str:
         DataError: If it is larger than ``most_bytes``, cannot be read, or is in another encoding; the message says
             which line shows it.
     """
+    data = bytearray()
     try:
         with path.open("rb") as file:
-            data = file.read(most_bytes + 1)
+            # A piece at a time: asked for all that it may be, Python would make room for all of that at once.
+            while len(data) <= most_bytes and (piece := file.read(_PIECE_BYTES)):
+                data += piece
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     if len(data) > most_bytes:
@@ -55,6 +59,6 @@ def read_start(path: Path) -> str:
     return "" if encoding is None else data.decode(encoding, errors="replace")
 
 
-def _encoding(data: bytes) -> str | None:
+def _encoding(data: bytes | bytearray) -> str | None:
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     return marked or (None if b"\0" in data[:4096] else "utf-8")

@@ -118,7 +118,7 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
             if progress.step < steps_per_epoch:
                 break  # Stopped within the epoch.
 
-            seconds = time.perf_counter() - started
+            seconds = max(0.0, time.perf_counter() - started)
             metrics = evaluate(state.used, val_loader, device, settings.channels_last, settings.match_iou)
             row = {
                 "epoch": progress.epoch + 1,
@@ -127,7 +127,7 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
                 "learning_rate": state.scheduler.get_last_lr()[0],
                 **metrics.to_dict(),
                 "seconds": round(seconds, 2),
-                "images_per_second": round(pictures_seen / seconds, 1),
+                "images_per_second": round(pictures_seen / seconds, 1) if seconds else 0.0,
             }
             progress.history.append(row)
             progress.epoch, progress.step, progress.loss_sum, progress.part_sums = progress.epoch + 1, 0, 0.0, {}
