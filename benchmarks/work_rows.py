@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import inputs
+from benchmarks.assigner_cases import YOLO, arguments
 from benchmarks.work_model import floor_seconds
 from tinyssd_ops import multibox_prior
 
@@ -51,6 +52,7 @@ def rows() -> Iterator[Row]:
     yield from nms_rows()
     yield from detection_rows()
     yield from matrix_rows()
+    yield from assigner_rows()
 
 
 def nms_rows() -> Iterator[Row]:
@@ -157,6 +159,20 @@ def matrix_rows() -> Iterator[Row]:
 
     yield Row("box_iou", "5,444 x 5,444", pairs, _bytes_floor, floor_ratio=1.15)
     yield Row("iou_pairs_backward", "5,444 x 5,444", backward, _bytes_floor)
+
+
+def assigner_rows() -> Iterator[Row]:
+    """Every rule on ordinary pictures and on one of a crowd, at their defaults."""
+    ops = "assign_threshold", "assign_atss", "assign_task_aligned", "assign_simota", "assignment_target"
+    for op in ops:
+        for images, boxes in ((16, 20), (1, 500)):
+
+            def make(op: str = op, images: int = images, boxes: int = boxes) -> Args:
+                args = arguments(op, YOLO, images, boxes, 0)
+                # RetinaNet's thresholds: the boxes keep anchors, which is a pass more.
+                return (*args, None, 0.5, 0.4, True) if op == "assign_threshold" else args
+
+            yield Row(op, f"B={images} A={sum(YOLO.sizes)} G={boxes}", make, _bytes_floor)
 
 
 def tensor_bytes(values: tuple[Any, ...]) -> float:

@@ -125,6 +125,7 @@ if SIMT:
         "test_benchmarks.py",
         "test_assigners_memory.py",
         "test_boxes.py",
+        "test_counts.py",
         "test_extension.py",
         "test_gate.py",
         "test_instructions.py",

@@ -50,7 +50,7 @@ def build(kind: str) -> Path:
     options = [*OPTIONS, *KINDS[kind], *DEFINES, f'-DTINYSSD_VERSION="{__version__}"', f"-I{run.CSRC}"]
     options += [f"-isystem{folder}" for folder in folders]
     sources = [*sorted(run.CSRC.glob("*.cpp")), *sorted((run.CSRC / "cpu").glob("*.cpp"))]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with run.alone(), ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(lambda source: run.compile_object(source, options, kind), sources))
     flags = ["-shared", *KINDS[kind], *(f"-L{folder}" for folder in cpp_extension.library_paths()), "-ltorch_cpu"]
     return run.link(f"_C_{kind}.so", objects, flags)

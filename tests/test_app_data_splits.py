@@ -170,6 +170,8 @@ def test_the_user_swaps_splits_by_their_names(tmp_path):
     for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
         table(tmp_path / split / "labels.csv", [f"{name}.png"])
     assert names_in(read_data_set(tmp_path, Choice(val="test"))) == {"train": ["a"], "val": ["c"]}
+    both = names_in(read_data_set(tmp_path, Choice(train="trainval", val="test")))
+    assert both == {"train": ["a", "b"], "val": ["c"]}
     with pytest.raises(DataError, match=r"no labelled picture is in 'nowhere'; splits .* by looking: test, train, val"):
         read_data_set(tmp_path, Choice(val="nowhere"))
 

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 
 import pytest
 from PIL import Image
@@ -144,13 +145,22 @@ def test_a_killed_worker_is_one_sentence(train, capsys, monkeypatch):
     assert "Traceback" not in error
 
 
-def test_sigterm_leaves_a_checkpoint_that_goes_on(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_sigterm_leaves_a_checkpoint_that_goes_on(train, tmp_path, monkeypatch, workers):
     number = signal.SIGTERM
+
+    def end_all(result):  # as service managers do
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, number)
+        signal.raise_signal(number)
+        time.sleep(0.2)  # so that a worker's end would be noticed
+        return result
+
     before = signal.signal(number, signal.SIG_DFL)  # as most programs are started
     try:
         with monkeypatch.context() as patch:
-            during_step(patch, 3, lambda result: (signal.raise_signal(number), result)[1])
-            assert train() == 128 + number
+            during_step(patch, 3, end_all)
+            assert train(workers=workers) == 128 + number
     finally:
         signal.signal(number, before)
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["progress"]["epoch"] < 3

@@ -25,6 +25,10 @@ def test_anchors_are_the_sizes_of_the_objects():
     np.testing.assert_allclose(anchors[2], [(150, 120)], rtol=0.05)
 
 
+def test_an_anchor_covers_a_pixel():
+    assert fit_anchors(np.array([[32.0, 0.01], [0.0, 0.0]]), np.full(2, 0.5))[0] == ((1.0, 1.0), (32.0, 1.0))
+
+
 def test_a_rare_class_has_anchors_of_its_own():
     sizes = np.array([[30.0, 30.0]] * 500 + [[12.0, 12.0]] * 5)
     found = objects(sizes / (640, 480), class_ids=[0] * 500 + [1] * 5)

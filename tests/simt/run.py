@@ -15,12 +15,15 @@ TINYSSD_OPS_SIMT_SMALL=1          suppression and assignment take their paths of
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,6 +57,14 @@ def build_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"tinyssd-simt-{os.getuid()}-{tree}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Nobody else compiles or links here: a library that another process replaces is not the one that is loaded."""
+    with (build_folder() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def missing() -> str | None:
@@ -100,7 +111,7 @@ def _is_current(target: Path, command: list[str]) -> bool:
 def compile_object(source: Path, options: list[str], variant: str = "machine") -> Path:
     """Compiles a file unless that has been done."""
     target = build_folder() / f"{variant}_{source.parent.name}_{source.name}.o"
-    # Written beside it first: another process may be at the same.
+    # Written beside it first: a compiler may be stopped half-way.
     fresh = target.with_suffix(f".{os.getpid()}.o")
     command = ["g++", "-c", *options, str(source)]
     if not _is_current(target, command):
@@ -137,6 +148,23 @@ def build_library(variant: str = "checked") -> Path:
 
     The checked one holds its machine; the others share that of :func:`build_machine`.
     """
+    with alone():
+        return _library(variant)
+
+
+def build_machine() -> Path:
+    """The machine as a library of its own, for two libraries of kernels at once."""
+    with alone():
+        return _machine()
+
+
+def build_program(source: Path, variant: str = "checked") -> Path:
+    """A program of kernels that needs no torch."""
+    with alone():
+        return _program(source, variant)
+
+
+def _library(variant: str) -> Path:
     from torch.utils import cpp_extension
 
     includes = [f"-isystem{path}" for path in cpp_extension.include_paths()]
@@ -151,26 +179,24 @@ def build_library(variant: str = "checked") -> Path:
     flags = ["-shared", *(f"-L{path}" for path in cpp_extension.library_paths()), "-ltorch_cpu"]
     if variant == "checked":
         return link("tinyssd_simt.so", objects, [f"-fsanitize={SANITIZERS}", *flags])
-    machine = build_machine()
+    machine = _machine()
     return link(f"tinyssd_simt_{variant}.so", objects, [*flags, str(machine), f"-Wl,-rpath,{machine.parent}"])
 
 
-def build_machine() -> Path:
-    """The machine as a library of its own, for two libraries of kernels at once."""
+def _machine() -> Path:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = [job.result() for job in machine_objects(pool)]
     # Symbolic: what it uses of the standard library's templates is its own, not the watched instances of the kernels.
     return link("libsimt_machine.so", objects, ["-shared", "-Wl,-Bsymbolic,-soname,libsimt_machine.so", "-ldl"])
 
 
-def build_program(source: Path, variant: str = "checked") -> Path:
-    """A program of kernels that needs no torch."""
+def _program(source: Path, variant: str) -> Path:
     objects = [compile_object(source, [*KERNEL, *VARIANTS[variant], "-Wall", "-Wextra"], variant)]
     if variant == "checked":
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects += [job.result() for job in machine_objects(pool)]
         return link(source.stem, objects, [f"-fsanitize={SANITIZERS}"])
-    machine = build_machine()
+    machine = _machine()
     return link(source.stem, objects, [str(machine), f"-Wl,-rpath,{machine.parent}"])
 
 

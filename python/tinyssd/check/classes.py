@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from tinyssd.check.snapshot import Snapshot
-from tinyssd.data.labels import Problem
+from tinyssd.data.labels import Problem, Severity
 
 # With fewer examples of a class a small network learns them by heart.
 _FEW = 20
@@ -58,7 +58,7 @@ def missing_from_split(snapshot: Snapshot) -> Iterator[Problem]:
                 found = " and ".join(f"{per_split[other][i]} in {other}" for other in having)
                 what = f"the class {name!r} has no object in {split}, but {found}"
                 effect = "it cannot be learnt" if split == "train" else "nothing there measures it"
-                severity = "error" if split == "train" else "warning"
+                severity: Severity = "error" if split == "train" else "warning"
                 yield Problem("class missing from a split", severity, f"{what}; {effect}")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tinyssd.check.boxes import doubles
 from tinyssd.check.classes import alike, class_counts
@@ -54,7 +55,7 @@ def _with_usable_pictures(snapshot: Snapshot, changes: Counter[str]) -> DataSet:
     readable = sum(map(len, data.splits.values()))
     # A picture may have several like it, of which one is found at a time.
     while leaking := {twins.first.path for twins in find_twins(replace(snapshot, data=data)) if twins.same}:
-        data = _only(data, lambda picture, leaking=leaking: picture.path not in leaking)
+        data = _without(data, leaking)
     changes["unreadable picture"] += total - readable
     changes["picture of a later split"] += readable - sum(map(len, data.splits.values()))
     return data
@@ -69,7 +70,8 @@ def _without_doubles(picture: Picture, changes: Counter[str]) -> Picture:
 
 def _with_merged_names(data: DataSet, snapshot: Snapshot, changes: Counter[str]) -> DataSet:
     counts = class_counts(snapshot)
-    places, kept = {}, []
+    places: dict[int, int] = {}
+    kept: list[str] = []
     for group in alike(data.class_names):
         places |= dict.fromkeys(group, len(kept))
         kept.append(data.class_names[max(group, key=lambda i: counts[i])])
@@ -96,6 +98,10 @@ def _with_classes(picture: Picture, places: Mapping[int, int]) -> Picture:
 
 def _map_pictures(data: DataSet, change: Callable[[Picture], Picture]) -> DataSet:
     return replace(data, splits={split: tuple(map(change, found)) for split, found in data.splits.items()})
+
+
+def _without(data: DataSet, paths: Container[Path]) -> DataSet:
+    return _only(data, lambda picture: picture.path not in paths)
 
 
 def _only(data: DataSet, keep: Callable[[Picture], bool]) -> DataSet:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyssd.check.boxes import overlap
 from tinyssd.check.snapshot import Snapshot
-from tinyssd.data.labels import Picture, Problem
+from tinyssd.data.labels import Picture, Problem, Severity
 
 # Between the outlines of two pictures. A picture saved again, smaller or brighter, has 0.97 and more with itself;
 # unrelated photographs have 0.35 at most.
@@ -82,7 +82,7 @@ def pictures_without_objects(snapshot: Snapshot) -> Iterator[Problem]:
     if empty:
         total = sum(len(pictures) for pictures in snapshot.data.splits.values())
         message = f"{len(empty)} of {total} pictures have no box, as this one; they train as background"
-        severity = "warning" if 2 * len(empty) > total else "note"
+        severity: Severity = "warning" if 2 * len(empty) > total else "note"
         yield Problem("picture without objects", severity, message, empty[0].path)
 
 
@@ -95,7 +95,7 @@ def missing_splits(snapshot: Snapshot) -> Iterator[Problem]:
 
 def find_twins(snapshot: Snapshot) -> list[Twins]:
     """Each picture that has one like it in an earlier split, with the one most like it."""
-    found = []
+    found: list[Twins] = []
     readable = {
         split: [picture for picture in pictures if not snapshot.pixels[picture.path].error]
         for split, pictures in snapshot.data.splits.items()

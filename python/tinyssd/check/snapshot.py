@@ -95,8 +95,8 @@ def take_snapshot(data: DataSet, workers: int | None = None, progress: bool = Fa
 
 
 def _watched(pixels: Iterator[Pixels], total: int, progress: bool) -> Iterator[Pixels]:
-    bar = {"desc": "decoding", "unit": " pictures", "leave": False, "disable": None if progress else True}
-    return iter(tqdm(pixels, total=total, **bar))
+    disable = None if progress else True
+    return iter(tqdm(pixels, total=total, desc="decoding", unit=" pictures", leave=False, disable=disable))
 
 
 def _decode(path: Path) -> Pixels:

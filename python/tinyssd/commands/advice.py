@@ -67,7 +67,7 @@ def _meant(word: str, known: list[str], names: dict[str, str]) -> str:
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
     """The options of a parser and of its commands."""
-    found = []
+    found: list[str] = []
     for action in parser._actions:
         found += action.option_strings
         if isinstance(action, argparse._SubParsersAction):

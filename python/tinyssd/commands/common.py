@@ -35,8 +35,9 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def print_error(error: Exception) -> None:
     """Says on standard error what went wrong."""
-    named = isinstance(error, OSError) and error.filename is not None
-    message = f"{error.filename}: {error.strerror}" if named else str(error)
+    message = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}"
     print(f"tinyssd: error: {printable(message)}", file=sys.stderr)
 
 

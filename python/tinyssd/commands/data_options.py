@@ -16,7 +16,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Declares ``--train``, ``--val``, ``--format`` and ``--classes``."""
     from tinyssd.data.config import FORMATS
 
-    where = "a folder, label file or list in the data set, or the name of a split"
+    where = "a folder, label file or list in the data set, or the name of a split ('trainval': both)"
     parser.add_argument("--train", metavar="WHAT", help=f"the training pictures: {where} (default: by looking)")
     parser.add_argument("--val", metavar="WHAT", help="the validation pictures, likewise (default: by looking)")
     parser.add_argument("--format", choices=FORMATS, help="the format of the labels (default: by looking)")

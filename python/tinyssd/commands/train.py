@@ -194,12 +194,13 @@ def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source
     """Input, anchors and length by the training pictures, where they are not given."""
     from dataclasses import replace
 
-    from tinyssd.model.pyramid import STRIDES
+    from tinyssd.model.pyramid import STRIDES, PyramidConfig
     from tinyssd.training.recipe import average_kept, fit, length, training_objects
 
     if longer_side is not None and longer_side < STRIDES[-1]:
         raise ConfigError(f"--image-size: expected at least {STRIDES[-1]}, got {longer_side}")
     model, train = config.model, config.train
+    assert isinstance(model, PyramidConfig)  # The textbook's network keeps its own anchors.
     if "anchors" not in values["model"]:
         fitted = fit(training_objects(source), values["model"].get("image_size"), longer_side)
         say(str(fitted))

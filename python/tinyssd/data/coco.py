@@ -12,7 +12,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from tinyssd.data.draft import Box, Draft, Entry, Problems, Row
 from tinyssd.data.splits import split_of
@@ -47,9 +47,9 @@ def read_coco(tree: Tree, files: Sequence[str], problems: Problems) -> Draft:
             _add(annotation, number, names, entries, tree.path(name), problems)
     used = Counter(row.label for row in draft.rows())
     parents = set(categories.values()) - {""}
-    names = [name for name in categories if used[name] or name not in parents]
-    draft.names = dict(enumerate(names))
-    left_out = [name for name in categories if name not in names]
+    kept = [name for name in categories if used[name] or name not in parents]
+    draft.names = dict(enumerate(kept))
+    left_out = [name for name in categories if name not in kept]
     if left_out:
         draft.notes.append(f"no class, but a parent of others without boxes: {', '.join(left_out)}")
     return draft
@@ -166,7 +166,7 @@ def _box(item: dict[str, Any]) -> Box | None:
     return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _MOST_PIXELS
 
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from tinyssd.data.draft import Draft, Problems, Row
 from tinyssd.data.images import PICTURE_SUFFIXES
@@ -158,7 +159,7 @@ def _without_header(delimiter: str, fields: Sequence[str]) -> Table:
     return Table(delimiter, {key: place for place, key in enumerate(order)}, ())
 
 
-def _usable(table: Table | None) -> bool:
+def _usable(table: Table | None) -> TypeGuard[Table]:
     return table is not None and table.box is not None and "picture" in table.columns and "label" in table.columns
 
 

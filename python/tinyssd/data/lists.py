@@ -64,7 +64,7 @@ def apply_choice(draft: Draft, tree: Tree, train: str, val: str) -> None:
     Args:
         draft: Its pictures.
         tree: The folder.
-        train: A folder, label file or list of pictures in the folder, or the name of a split; empty for none.
+        train: A folder, label file or list of pictures in the folder, or a split's name ("trainval": both); or empty.
         val: The same, for validation.
 
     Raises:
@@ -95,7 +95,11 @@ def _chosen(draft: Draft, tree: Tree, what: str) -> set[int]:
         return set()
     name = _inside(tree, what)
     if name is None:
-        places = {place for place, entry in enumerate(draft.entries) if entry.split == split_of(what) is not None}
+        split = split_of(what)
+        named = {"trainval", "train", "val"} if split == "trainval" else {split}
+        places = {
+            place for place, entry in enumerate(draft.entries) if entry.split is not None and entry.split in named
+        }
     else:
         path = tree.path(name)
         places = {

@@ -24,6 +24,9 @@ from tinyssd.data.augment import AugmentConfig, augmented
 from tinyssd.data.place import on_input
 from tinyssd.data.source import Example, Source
 
+# After SIGTERM a worker goes on for so long.
+_SECONDS_TO_END = 10
+
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
     """The examples of a source at the size of the network, augmented where asked.
@@ -164,9 +167,15 @@ class _Collate:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    # What a terminal sends reaches every process of it; the main one decides when the workers stop, and ends them by
-    # SIGTERM, for which a forked worker would otherwise have the main one's handler.
+    # What a terminal sends reaches every process of it; the main one decides when the workers stop.
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # SIGTERM is how the main one ends a worker that does not end by itself, but service managers and batch systems send
+    # it to all at once, and then a step still wants its pictures.
+    delayed = hasattr(signal, "alarm")
+    signal.signal(signal.SIGTERM, _end_soon if delayed else signal.SIG_DFL)
+
+
+def _end_soon(number: int, frame: object) -> None:
+    signal.alarm(_SECONDS_TO_END)

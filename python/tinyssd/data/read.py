@@ -12,7 +12,7 @@ from tinyssd.data.config import FORMATS, Choice
 from tinyssd.data.csv import EXPECTED, find_csv, read_csv
 from tinyssd.data.draft import Draft, Entry, Problems
 from tinyssd.data.images import Header, read_header
-from tinyssd.data.labels import DataSet, Picture
+from tinyssd.data.labels import DataSet, Object, Picture
 from tinyssd.data.lists import apply_choice, apply_lists, split_lists
 from tinyssd.data.names import name_classes
 from tinyssd.data.progress import watched
@@ -128,7 +128,9 @@ def _headers(draft: Draft, tree: Tree, problems: Problems) -> dict[str, Header]:
     return headers
 
 
-def _picture(entry: Entry, tree: Tree, headers: Mapping[str, Header], objects: Mapping[int, tuple]) -> Picture:
+def _picture(
+    entry: Entry, tree: Tree, headers: Mapping[str, Header], objects: Mapping[int, tuple[Object, ...]]
+) -> Picture:
     header = headers[entry.picture]
     path = tree.path(entry.picture)
     return Picture(path, header.size, objects[id(entry)], header.turned, entry.file, entry.line)

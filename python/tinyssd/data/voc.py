@@ -69,13 +69,13 @@ class _Parser(DefusedXMLParser):
         self.depth += 1
         if self.depth > _MOST_DEPTH:
             raise ParseError(f"nested deeper than {_MOST_DEPTH} elements")
-        element = super()._start(tag, attributes)
+        element = super()._start(tag, attributes)  # type: ignore[misc]  # Of Python's own parser, not in its stubs.
         element.line = self.parser.CurrentLineNumber
         return element
 
     def _end(self, tag: str) -> Any:
         self.depth -= 1
-        return super()._end(tag)
+        return super()._end(tag)  # type: ignore[misc]
 
 
 def _parse(path: Path) -> Element:

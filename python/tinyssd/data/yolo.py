@@ -100,7 +100,7 @@ def _descriptions(tree: Tree) -> list[str]:
     found = []
     for name in sorted(tree.with_suffix(".yaml", ".yml"), key=lambda name: (name.count("/"), name)):
         try:
-            keys = _read_yaml(tree.path(name)).keys()
+            keys = set(_read_yaml(tree.path(name)))
         except DataError:
             # The one that is called so by all tools must be well-formed.
             keys = {"names"} if posixpath.basename(name) in ("data.yaml", "data.yml") else set()

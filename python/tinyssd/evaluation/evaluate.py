@@ -197,7 +197,7 @@ def _annotation(image: int, class_id: float, box: np.ndarray) -> dict[str, Any]:
 def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) -> Any:
     from pycocotools.coco import COCO
 
-    coco = COCO()
+    coco: Any = COCO()  # Of a data set's keys only those that the evaluation reads.
     coco.dataset = {
         "images": [{"id": image} for image in range(num_images)],
         "categories": [{"id": class_id} for class_id in range(1, num_classes + 1)],

@@ -84,6 +84,7 @@ def fit_anchors(sizes: np.ndarray, weights: np.ndarray) -> tuple[StageAnchors, .
 
     Source: Redmon and Farhadi, "YOLO9000", 2017, section 2.
     """
+    sizes = sizes.clip(min=1)  # An anchor covers a pixel.
     sides = np.sqrt(sizes.prod(axis=1))
     edges = [0.0, *(stride * _CELLS for stride in STRIDES[:-1]), math.inf]
     stages = []

@@ -48,8 +48,8 @@ class TinySSDConfig:
         if self.num_classes < 2:
             raise ConfigError(f"num_classes: expected at least 2 (background counts), got {self.num_classes}")
         if not len(self.widths) == len(self.sizes) == len(self.ratios) > 0:
-            stages = f"{len(self.widths)}, {len(self.sizes)} and {len(self.ratios)}"
-            raise ConfigError(f"widths, sizes, ratios: expected one entry for each stage in each, got {stages}")
+            counts = f"{len(self.widths)}, {len(self.sizes)} and {len(self.ratios)}"
+            raise ConfigError(f"widths, sizes, ratios: expected one entry for each stage in each, got {counts}")
         if len(self.image_size) != 2:
             raise ConfigError(f"image_size: expected height and width, got {self.image_size}")
         for name, stages in (("widths", self.widths), ("sizes", self.sizes), ("ratios", self.ratios)):

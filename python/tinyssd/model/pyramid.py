@@ -173,8 +173,11 @@ class PyramidSSD(Detector):
         """Scores start at 1 %, boxes at their anchors: else the many cells without objects drown the first steps."""
         for heads, bias in ((self.class_heads, -math.log(99)), (self.offset_heads, 0.0)):
             for head in heads:
-                nn.init.normal_(head[-1].weight, std=0.01)
-                nn.init.constant_(head[-1].bias, bias)
+                *_, last = head.children()
+                assert isinstance(last, nn.Conv2d)
+                assert last.bias is not None
+                nn.init.normal_(last.weight, std=0.01)
+                nn.init.constant_(last.bias, bias)
 
 
 def _tower(channels: int, outputs: int) -> nn.Sequential:

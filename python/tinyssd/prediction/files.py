@@ -65,12 +65,12 @@ def _batches(paths: Iterable[Path]) -> Iterator[list[tuple[Path, Image.Image | D
     batch: list[tuple[Path, Image.Image | DataError]] = []
     pixels = 0
     for path in paths:
+        picture: Image.Image | DataError
         try:
-            picture: Image.Image | DataError = read_picture(path)
+            picture = read_picture(path)
+            pixels += picture.width * picture.height
         except DataError as error:
             picture = error
-        else:
-            pixels += picture.width * picture.height
         batch.append((path, picture))
         if len(batch) == _BATCH or pixels > _MOST_PIXELS:
             yield batch

@@ -35,7 +35,7 @@ def read_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
             for frame in container.decode(container.streams.video[0]):
                 yield float(frame.time or 0), frame.to_image()
     except (OSError, ValueError) as error:  # PyAV's own errors are kinds of these.
-        raise DataError(f"{path}: cannot read this video ({error.strerror or error})") from error
+        raise DataError(f"{path}: cannot read this video ({getattr(error, 'strerror', None) or error})") from error
 
 
 def frame_rate(path: Path) -> Fraction:

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -38,7 +39,7 @@ def chart(lines: Sequence[Line], x_label: str, y_label: str, mark: float | None 
         mark: Where a vertical line is to stand.
         share: Whether y runs from 0 to 1.
     """
-    style = {"svg.fonttype": "none", "svg.hashsalt": y_label, "font.size": 9, "text.color": _INK}
+    style: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": y_label, "font.size": 9, "text.color": _INK}
     style |= {f"{axis}.color": _INK for axis in ("xtick", "ytick")}
     with rc_context({**style, "axes.edgecolor": _INK, "axes.labelcolor": _INK}):
         figure = Figure(figsize=(5, 3), layout="constrained")

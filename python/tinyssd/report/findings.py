@@ -108,8 +108,8 @@ def confusion(pictures: Sequence[PictureFindings], num_classes: int) -> np.ndarr
                 counts[int(picture.truth[picture.object_of[i], 0]), class_index] += 1
             elif not _inside(picture.found[i].box, picture.ignored[:, 1:]):
                 counts[num_classes, class_index] += 1
-        for i in missed:
-            counts[int(picture.truth[i, 0]), num_classes] += 1
+        for unseen in missed:
+            counts[int(picture.truth[unseen, 0]), num_classes] += 1
     return counts
 
 
@@ -162,8 +162,8 @@ def by_class(
     precision = evaluation.eval["precision"][..., -1]
     matches = list(_matches(evaluation, num_classes))
     rows = [_row(precision[:, :, i : i + 1], _curve(matches[i])) for i in range(num_classes)]
-    pooled = tuple(np.concatenate([one[k] for one in matches]) for k in range(2)), sum(one[2] for one in matches)
-    return rows, _row(precision, _curve((*pooled[0], pooled[1])))
+    scores, hits, objects = zip(*matches, strict=True)
+    return rows, _row(precision, _curve((np.concatenate(scores), np.concatenate(hits), sum(objects))))
 
 
 def _row(precision: np.ndarray, curve: Curve) -> ClassRow:

@@ -23,8 +23,10 @@ from tinyssd.run.folder import BEST, CHECKPOINT
 _FORMAT = 1
 _DEFAULT_THRESHOLD = 0.5
 # What reading an archive and a pickle of any bytes ends in; weights_only keeps it from running code.
-_DAMAGED = (RuntimeError, OSError, EOFError, LookupError, ValueError, ArithmeticError, pickle.UnpicklingError)
-_DAMAGED += (AttributeError, TypeError, AssertionError, MemoryError, struct.error)
+_DAMAGED = (
+    *(RuntimeError, OSError, EOFError, LookupError, ValueError, ArithmeticError, pickle.UnpicklingError),
+    *(AttributeError, TypeError, AssertionError, MemoryError, struct.error),
+)
 
 
 def save_checkpoint(path: Path, contents: dict[str, Any]) -> None:

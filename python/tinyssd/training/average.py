@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ def averaged(model: Detector, keep: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=_towards(keep), use_buffers=True)
 
 
-def _towards(keep: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+def _towards(keep: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
     @torch.no_grad()
-    def update(averages: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:
         share = min(keep, (1 + float(steps)) / (_WARM_UP_STEPS + float(steps))) if keep > 0 else 0.0
         for average, now in zip(averages, current, strict=True):
             if average.is_floating_point():

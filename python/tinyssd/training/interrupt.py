@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 
 # Ctrl-C; what `docker stop`, batch systems and service managers send; a terminal that closes. Windows has no SIGHUP.
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -38,7 +39,7 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
         for number, old in previous.items():
             signal.signal(number, old)
 
-    def request(number: int, frame: object) -> None:
+    def request(number: int, frame: FrameType | None) -> None:
         stop.requested = True
         restore()
         again = "Ctrl-C again" if number == signal.SIGINT else "the same signal again"

@@ -30,7 +30,7 @@ _SEEN_IN_EPOCH = 1000
 _LOOKED_AT = 200
 
 # Settings of TrainConfig.
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "batch_size": 16,
     "learning_rate": 2e-3,
     "weight_decay": 0.05,

@@ -68,6 +68,13 @@ class State:
     optimizer: AdamW
     scheduler: OneCycleLR
 
+    @property
+    def used(self) -> Detector:
+        """The network with the average's weights."""
+        network = self.average.module
+        assert isinstance(network, Detector)
+        return network
+
     @classmethod
     def start(cls, config: RunConfig, device: torch.device, steps_per_epoch: int) -> State:
         """A network with fresh weights, and the rest."""
@@ -105,7 +112,7 @@ class State:
                 elif found.shape == own.shape:
                     own.copy_(found)
                     taken += own.numel()
-        self.average.module.load_state_dict(self.model.state_dict())
+        self.used.load_state_dict(self.model.state_dict())
         return taken, total
 
     def step(self, loss: torch.Tensor, clip: float) -> None:
@@ -121,7 +128,7 @@ class State:
     def contents(self) -> dict[str, Any]:
         """What a checkpoint holds of it; "model" is what is used."""
         return {
-            "model": self.average.module.state_dict(),
+            "model": self.used.state_dict(),
             "trained": self.model.state_dict(),
             "averaged": int(self.average.n_averaged),
             "optimizer": self.optimizer.state_dict(),
@@ -136,7 +143,7 @@ class State:
         contents = load_checkpoint(path, self.model.anchors.device)
         with made_by_this_version(path):
             pictures = contents["pictures"]
-            self.average.module.load_state_dict(contents["model"])
+            self.used.load_state_dict(contents["model"])
             # Versions before the average had only one network.
             self.model.load_state_dict(contents.get("trained", contents["model"]))
             self.average.n_averaged.fill_(contents.get("averaged", 0))

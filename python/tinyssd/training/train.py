@@ -119,7 +119,7 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
                 break  # Stopped within the epoch.
 
             seconds = time.perf_counter() - started
-            metrics = evaluate(state.average.module, val_loader, device, settings.channels_last, settings.match_iou)
+            metrics = evaluate(state.used, val_loader, device, settings.channels_last, settings.match_iou)
             row = {
                 "epoch": progress.epoch + 1,
                 "loss": progress.loss_sum / steps_per_epoch,
@@ -133,7 +133,7 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
             progress.epoch, progress.step, progress.loss_sum, progress.part_sums = progress.epoch + 1, 0, 0.0, {}
             save_checkpoint(run / CHECKPOINT, {**about(progress, config, num_pictures), **state.contents()})
             if progress.best_epoch == progress.epoch:
-                best = {**about(progress, config, num_pictures), "model": state.average.module.state_dict()}
+                best = {**about(progress, config, num_pictures), "model": state.used.state_dict()}
                 save_checkpoint(run / BEST, best)
             write_json_lines(run / "metrics.jsonl", progress.history)
             curves.save_curves(progress.history, run / "curves.png")
@@ -201,7 +201,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def _progress_bar(progress: Progress, settings: TrainConfig, steps: int) -> tqdm:
+def _progress_bar(progress: Progress, settings: TrainConfig, steps: int) -> tqdm[Any]:
     return tqdm(
         desc=f"epoch {progress.epoch + 1}/{settings.epochs}",
         total=steps * settings.batch_size,
