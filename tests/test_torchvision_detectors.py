@@ -108,7 +108,7 @@ def test_half_precision(detection, dtype):
     numbers["topk_candidates"] = 10**6
     found = models.SSDPostprocessor(**numbers)._candidates(logits)
     assert len(found.score) == (logits.softmax(-1)[..., 1:] > 0.01).sum()
-    found = models.RetinaNetPostprocessor(**numbers)._candidates(logits, 0, 400)
+    found = models.RetinaNetPostprocessor(**numbers)._candidates(logits)
     assert len(found.score) == (logits.sigmoid() > 0.01).sum()
 
 

@@ -25,7 +25,7 @@ class _Candidates(NamedTuple):
     """Pairs of an anchor and a class that score above the threshold."""
 
     picture: Tensor  # int64 [N]
-    place: Tensor  # int64 [N], of the anchor among those of all pictures, B * A
+    anchor: Tensor  # int64 [N], of those of its picture, or of the picture's level
     label: Tensor  # int64 [N]
     score: Tensor  # [N]
 
@@ -47,12 +47,11 @@ class Postprocessor:
     def _suppressed(
         self, found: _Candidates, deltas: Tensor, anchors: Tensor, shapes: list[tuple[int, int]], num_classes: int
     ) -> Detections:
-        """What is left of the candidates; deltas [B, A, 4], anchors [B, A, 4]."""
+        """What is left of the candidates, whose deltas and anchors are [N, 4]."""
         from tinyssd_ops.torchvision import batched_nms
 
         picture = found.picture
-        parts = (every.flatten(0, 1).index_select(0, found.place) for every in (deltas, anchors))
-        boxes = self.box_coder.decode_single(*parts)
+        boxes = self.box_coder.decode_single(deltas, anchors)
         limits = torch.tensor([(w, h, w, h) for h, w in shapes], dtype=boxes.dtype, device=boxes.device)
         boxes = boxes.clamp(min=0).minimum(limits.index_select(0, picture))
         keep = batched_nms(boxes, found.score, picture * num_classes + found.label, self.nms_thresh)
@@ -72,8 +71,9 @@ class SSDPostprocessor(Postprocessor):
         """As ``SSD.postprocess_detections``."""
         logits = head_outputs["cls_logits"]  # [B, A, C]
         found = self._candidates(logits)
-        anchors = torch.stack(image_anchors)
-        return self._suppressed(found, head_outputs["bbox_regression"], anchors, image_shapes, logits.shape[2])
+        which = found.picture, found.anchor
+        deltas, anchors = head_outputs["bbox_regression"][which], torch.stack(image_anchors)[which]
+        return self._suppressed(found, deltas, anchors, image_shapes, logits.shape[2])
 
     def _candidates(self, logits: Tensor) -> _Candidates:
         # A class that scores more than t is more than t times as likely as the background: most anchors have none, and
@@ -85,7 +85,9 @@ class SSDPostprocessor(Postprocessor):
         places, rows = places[likely], rows.index_select(0, likely)
         scores = rows.softmax(dim=-1).T[1:]
         label, row = (scores > self.score_thresh).nonzero(as_tuple=True)
-        found = _Candidates((places // logits.shape[1])[row], places[row], label + 1, scores[label, row])
+        picture = places // logits.shape[1]
+        anchor = places - picture * logits.shape[1]
+        found = _Candidates(picture[row], anchor[row], label + 1, scores[label, row])
         return _best_of_groups(found, label * logits.shape[0] + found.picture, self.topk_candidates)
 
 
@@ -100,15 +102,16 @@ class RetinaNetPostprocessor(Postprocessor):
     ) -> Detections:
         """As ``RetinaNet.postprocess_detections``."""
         levels = head_outputs["cls_logits"]  # of each level [B, A, C]
-        sizes = [level.shape[1] for level in levels]
-        found = [self._candidates(level, sum(sizes[:i]), sum(sizes)) for i, level in enumerate(levels)]
+        found = [self._candidates(level) for level in levels]
+        regressed = head_outputs["bbox_regression"]
+        # Of the candidates alone: a copy of all boxes would take as long as the search.
+        deltas = [level[one.picture, one.anchor] for one, level in zip(found, regressed, strict=True)]
+        placed = [_anchors_of(one, [picture[i] for picture in anchors]) for i, one in enumerate(found)]
         together = _Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-        deltas = torch.cat(head_outputs["bbox_regression"], dim=1)
-        every = torch.stack([torch.cat(anchors_of_one) for anchors_of_one in anchors])
-        return self._suppressed(together, deltas, every, image_shapes, levels[0].shape[2])
+        return self._suppressed(together, torch.cat(deltas), torch.cat(placed), image_shapes, levels[0].shape[2])
 
-    def _candidates(self, logits: Tensor, first: int, num_anchors: int) -> _Candidates:
-        """Those of one level, whose anchors begin at ``first``."""
+    def _candidates(self, logits: Tensor) -> _Candidates:
+        """Those of one level, by picture."""
         least = self.score_thresh * (1 - _ROUNDING)
         values = logits.flatten(1)
         picture, index = _not_below(values, math.log(least / (1 - least)) if 0 < least < 1 else -math.inf)
@@ -117,7 +120,7 @@ class RetinaNetPostprocessor(Postprocessor):
         picture, index, score = picture[above], index[above], score[above]
         anchor = index // logits.shape[2]
         label = index - anchor * logits.shape[2]
-        found = _Candidates(picture, picture * num_anchors + first + anchor, label, score)
+        found = _Candidates(picture, anchor, label, score)
         return _best_of_groups(found, picture, self.topk_candidates)
 
 
@@ -224,6 +227,12 @@ def _best_of_groups(found: _Candidates, groups: Tensor, most: int) -> _Candidate
     best, place = table.topk(most, dim=1)
     kept = (starts[:, None] + place)[best > -math.inf]
     return found.of(kept)
+
+
+def _anchors_of(found: _Candidates, anchors: list[Tensor]) -> Tensor:
+    """The anchors [N, 4] of candidates that are in the order of their pictures; ``anchors`` of each picture [A, 4]."""
+    parts = found.anchor.split(found.picture.bincount(minlength=len(anchors)).tolist())
+    return torch.cat([one.index_select(0, part) for one, part in zip(anchors, parts, strict=True)])
 
 
 def _odds(logits: Tensor) -> Tensor:
