@@ -85,6 +85,9 @@ def batch(seed: int) -> Iterator[Call]:
     yield Call("nms_padded", (boxes, scores, threshold), {"class_ids": ids})
     limits = {"class_ids": ids, "score_threshold": least, "max_output": draw.integer(1, size)}
     yield Call("nms_padded", (boxes, scores, threshold), limits)
+    for gaussian in (False, True):
+        few = limits | {"max_output": min(limits["max_output"], 200)}  # its time grows with what is kept
+        yield Call("soft_nms", (boxes, scores, gaussian, threshold), few)
     yield Call("nms", (boxes[0], scores[0], threshold))
     yield Call("batched_nms", (boxes.flatten(0, 1), scores.flatten(), ids.flatten(), threshold))
 

@@ -200,6 +200,31 @@ def loop_nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     return torch.stack(kept) if kept else order
 
 
+def loop_soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    gaussian: bool,
+    threshold: float,
+    sigma: float,
+    _: None,
+    least: float,
+    most: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Soft-NMS of one image after the other: keep the best box, lower the scores of the rest, start again."""
+    count = boxes.shape[1] if most is None else most
+    keep, kept_scores = boxes.new_full((len(boxes), count), -1, dtype=torch.int64), boxes.new_zeros(len(boxes), count)
+    counts = boxes.new_zeros(len(boxes), dtype=torch.int64)
+    for image, left in enumerate(scores.clone()):
+        while counts[image] < count and left.max() >= least:
+            best = left.argmax()
+            keep[image, counts[image]], kept_scores[image, counts[image]] = best, left[best]
+            counts[image] += 1
+            iou = _loop_iou(boxes[image, best][None], boxes[image])[0]
+            left *= torch.exp(-(iou**2) / sigma) if gaussian else torch.where(iou >= threshold, 1 - iou, 1)
+            left[best] = -1
+    return keep, kept_scores, counts
+
+
 def loop_detection(cls_probs: Tensor, offset_preds: Tensor, anchors: Tensor) -> Tensor:
     """Detection of all images, one after the other."""
     anchors = anchors.reshape(-1, 4)

@@ -37,6 +37,7 @@ _AXES = {
     "assign_simota": "images x anchors x boxes",
     "assignment_target": "images x anchors x boxes",
     "nms_padded": "images x boxes",
+    "soft_nms": "images x boxes",
     "multibox_detection": "images x anchors",
     "detect": "images x anchors",
     "box_iou": "boxes on each side",

@@ -55,6 +55,8 @@ def _nms_calls(boxes: Tensor, scores: Tensor, ids: Tensor) -> Iterator[tuple[str
     yield "batched_nms", (boxes[0], scores[0], ids[0], 0.5)
     yield "nms_padded", (boxes, scores, 0.5)
     yield "nms_padded", (boxes, scores, 0.3, ids, 0.2, 50)
+    yield "soft_nms", (boxes, scores, False, 0.3, 0.5, ids, 0.2, 50)
+    yield "soft_nms", (boxes, scores, True, 0.3, 0.5, None, 0.2, 50)
 
 
 def _assigner_calls(anchors: Tensor, labels: Tensor) -> Iterator[tuple[str, tuple[Any, ...]]]:

@@ -15,7 +15,7 @@ from benchmarks.assignment import assignment_cases
 from benchmarks.case import Case, Peer, Trained
 from benchmarks.floors import Floor
 from benchmarks.measure import Args
-from benchmarks.suppression import batched_nms_cases, nms_cases, nms_padded_cases, worst_nms_cases
+from benchmarks.suppression import batched_nms_cases, nms_cases, nms_padded_cases, soft_nms_cases, worst_nms_cases
 from tinyssd_ops import reference
 
 # Kind, images and classes of the rows of `multibox_detection` and `detect`; 2 classes are background and object.
@@ -40,6 +40,7 @@ def cases(trained: Trained, quick: bool) -> Iterator[Case]:
         *worst_nms_cases(),
         *batched_nms_cases(),
         *nms_padded_cases(trained),
+        *soft_nms_cases(),
         *detection_cases(trained),
         *detect_cases(trained),
         *train_step_cases(),

@@ -1,4 +1,4 @@
-"""The rows of ``nms``, ``batched_nms`` and ``nms_padded``."""
+"""The rows of ``nms``, ``batched_nms``, ``nms_padded`` and ``soft_nms``."""
 
 from __future__ import annotations
 
@@ -144,3 +144,24 @@ def nms_padded_cases(trained: Trained) -> Iterator[Case]:
 
     size = 32 * 5_444
     yield Case("nms_padded", "detector", size, "B=32 N=5,444", detector, ops.nms_padded, others, (floors.sort(1),))
+
+
+def soft_nms_cases() -> Iterator[Case]:
+    """A batch of lists, both decays; the size is B * N. No package has it for a batch: the peers are of plain Torch."""
+    others = (
+        Peer("reference", reference.soft_nms, agreement.close, largest=8_000),
+        Peer("torch loop", peers.loop_soft_nms, agreement.close, largest=8_000),
+    )
+    for kind, gaussian in (("linear", False), ("gaussian", True)):
+        for images, size, most in ((8, 100, None), (8, 1_000, 100), (32, 5_444, 100)):
+
+            def make(
+                seed: int, images: int = images, size: int = size, most: int | None = most, gaussian: bool = gaussian
+            ) -> Args:
+                seeds = range(1_000 * seed, 1_000 * seed + images)
+                boxes = torch.stack([inputs.clustered_boxes(size, s) for s in seeds])
+                scores = torch.stack([inputs.scores(size, s) for s in seeds])
+                return boxes, scores, gaussian, 0.3, 0.5, None, 0.001, most
+
+            label = f"B={images} N={size:,} K={size if most is None else most}"
+            yield Case("soft_nms", kind, images * size, label, make, ops.soft_nms, others, (floors.sort(1),))

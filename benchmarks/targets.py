@@ -161,6 +161,10 @@ TARGETS = (
     faster_than("reference", "assign_threshold B=8, A=8400, G=500", _THRESHOLD, 1, 100),
     faster_than("torchvision", "nms of 20,000 random boxes", _NMS_20K, 1, 10),
     faster_than("torchvision", "box_iou 5444 x 5444", _BOX_IOU, 1, 8),
+    # A call so small shows what the wrapper and the dispatcher take.
+    faster_than("powerboxes", "nms of 100 random boxes", ("nms", "random", "N=100"), 1, 1),
+    faster_than("powerboxes", "box_iou 100 x 100", ("box_iou", "random", "100 x 100"), 1, 1),
+    faster_than("fastbbox", "box_iou 100 x 100", ("box_iou", "random", "100 x 100"), 1, 1),
     faster_than("torchvision", "nms of 20,000 random boxes", _NMS_20K, 2, 100),
     near_floor("nms of 20,000 random boxes: times torch.sort of the scores", _NMS_20K, 5),
     Target("nms of 100,000 random boxes: times 20,000 boxes", 2, (_NMS_20K, _NMS_100K), growth, 8, at_least=False),

@@ -108,7 +108,7 @@ def test_half_precision(detection, dtype):
     numbers["topk_candidates"] = 10**6
     found = models.SSDPostprocessor(**numbers)._candidates(logits)
     assert len(found.score) == (logits.softmax(-1)[..., 1:] > 0.01).sum()
-    found = models.RetinaNetPostprocessor(**numbers)._candidates(logits, 0, 400)
+    found = models.RetinaNetPostprocessor(**numbers)._candidates(logits)
     assert len(found.score) == (logits.sigmoid() > 0.01).sum()
 
 
@@ -136,3 +136,39 @@ def test_matcher_of_unlike_anchors():
     for other in (boxes + 1, boxes[:2]):
         with pytest.raises(ValueError, match="anchors: expected the same for every picture"):
             match([boxes, other], [{"boxes": boxes}] * 2)
+
+
+def rare(shape, seed):
+    """Few values above 3, among them NaN and infinities, which are in no block and at the ends too."""
+    g = cases.generator(seed)
+    values = torch.randn(shape, generator=g).flatten()
+    values[torch.randint(len(values), (60,), generator=g)] = 9
+    values[torch.randint(len(values), (9,), generator=g)] = cases.NAN
+    values[torch.randint(len(values), (9,), generator=g)] = cases.INF
+    values[torch.randint(len(values), (9,), generator=g)] = -cases.INF
+    values[0] = values[-1] = 8
+    return values.view(shape)
+
+
+@pytest.mark.parametrize("length", [7, 2048, 2049, 200_001])
+@pytest.mark.parametrize("least", [3.0, 8.0, 100.0, -1.0, -cases.INF])
+def test_few_values_are_found(length, least):
+    """Through no, one and two levels of blocks, those of a slice as well."""
+    values = rare((2, length + 3), length)[:, 3:]
+    row, column = models._not_below(values, least)
+    expected = (~(values < least)).nonzero(as_tuple=True)
+    assert torch.equal(row, expected[0])
+    assert torch.equal(column, expected[1])
+
+
+@pytest.mark.parametrize("anchors", [5, 256, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *cases.HALVES])
+def test_likely_anchors_leave_out_none(anchors, dtype):
+    logits = rare((3, anchors, CLASSES), anchors).to(dtype)
+    logits[..., 0] += 6
+    wanted = (~(models._odds(logits) < 2.0)).flatten().nonzero().squeeze(1)
+    found = models._likely_anchors(logits, 2.0)
+    assert torch.equal(found, found.unique())
+    assert torch.isin(wanted, found).all()
+    if anchors == 1000:
+        assert len(found) < 0.9 * 3 * anchors

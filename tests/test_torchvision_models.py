@@ -144,18 +144,45 @@ def test_replaced(theirs, name):
     model = build(theirs, name)
     with ours.patched():
         expected, step = detections(model), training_step(model)
-    matcher = model.proposal_matcher
-    ours.replace_postprocessor(model)
-    ours.replace_matcher(model)
-    try:
+    with replaced(model):
         found = detections(model)
         assert len(found[0]) > 10
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(by_place(one), by_place(other), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(training_step(model), step)
+
+
+@contextlib.contextmanager
+def replaced(model):
+    """With the post-processor and the matcher, until the block ends."""
+    matcher = model.proposal_matcher
+    ours.replace_postprocessor(model)
+    ours.replace_matcher(model)
+    try:
+        yield
     finally:
         del model.postprocess_detections, model.compute_loss
         model.proposal_matcher = matcher
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn"])
+def test_replaced_without_objects(theirs, name, monkeypatch):
+    """None to learn in one picture, or in both; none found in any."""
+    model = build(theirs, name)
+    monkeypatch.setattr(model, "score_thresh", 0.999)
+    images, targets = pictures(model)
+    none = {key: part[:0] for key, part in targets[0].items()}
+
+    @torch.no_grad()
+    def run():
+        losses = [model.train()(images, wanted) for wanted in ([targets[0], none], [none, none])]
+        return losses, model.eval()(images)
+
+    expected = run()
+    with replaced(model):
+        found = run()
+    torch.testing.assert_close(found, expected)
+    assert [one["boxes"].shape for one in found[1]] == [(0, 4)] * 2
 
 
 def test_replaced_in_another_model(theirs):

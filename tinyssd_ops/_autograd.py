@@ -42,7 +42,7 @@ def backward(grad: Tensor, boxes1: Tensor, boxes2: Tensor, family: Family, kerne
 def _tangent(boxes1: Tensor, boxes2: Tensor, moves: tuple[Tensor | None, ...], family: Family) -> Tensor | None:
     # Forward mode is off while a jvp runs, but these may have tangents of an outer level; of this one, none.
     with forward_ad._set_fwd_grad_enabled(True):
-        one, two = (torch._VF._unpack_dual(boxes, level=0)[0] for boxes in (boxes1, boxes2))  # type: ignore[attr-defined]
+        one, two = (forward_ad.unpack_dual(boxes, level=0).primal for boxes in (boxes1, boxes2))
         dtype = torch.promote_types(torch.promote_types(one.dtype, two.dtype), torch.float32)
         moved = [None if move is None else move.to(dtype) for move in moves]
         return _iou.tangent(one.to(dtype), two.to(dtype), moved[0], moved[1], family)
