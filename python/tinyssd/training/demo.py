@@ -22,6 +22,9 @@ from tinyssd.training.recipe import RECIPE, average_kept, fit, training_objects
 _TEST_SEED = SEED_LIMIT + 1
 
 _SIDE = 128
+# Of the one cycle. A thousand steps are few: at 0.004 AP on 600 pictures was 0.763 (and 0.735 at the 0.002 of longer
+# trainings), at 0.008 0.790, at 0.012 0.770; one run each.
+_LEARNING_RATE = 7e-3
 # Anchors are fitted to the objects of so many pictures.
 _LOOKED_AT = 50
 
@@ -35,7 +38,8 @@ def demo_config(
     """The run of the demo: 128-pixel pictures, each seen once, so that two CPU cores need a few minutes."""
     names = SyntheticSource.class_names
     fitted = fit(training_objects(SyntheticSource(_LOOKED_AT, _SIDE, seed)), (_SIDE, _SIDE))
-    settings = {**RECIPE, "closing": 0.0, "ema": average_kept(epochs * train_size // RECIPE["batch_size"])}
+    steps = epochs * train_size // RECIPE["batch_size"]
+    settings = {**RECIPE, "closing": 0.0, "learning_rate": _LEARNING_RATE, "ema": average_kept(steps)}
     return RunConfig(
         class_names=names,
         model=PyramidConfig(len(names) + 1, fitted.image_size, fitted.anchors),
