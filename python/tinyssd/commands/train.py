@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--epochs", type=int, metavar="N", help="passes over the pictures (default: by their number)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="pictures a step (default: 16)")
-    parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.002)")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="peak of the learning rate (default: 0.005)")
     parser.add_argument(
         "--image-size",
         type=int,

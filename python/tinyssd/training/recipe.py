@@ -32,7 +32,7 @@ _LOOKED_AT = 200
 # Settings of TrainConfig.
 RECIPE: dict[str, Any] = {
     "batch_size": 16,
-    "learning_rate": 2e-3,
+    "learning_rate": 5e-3,
     "weight_decay": 0.05,
     "warmup": 0.1,
     "clip": 10.0,
