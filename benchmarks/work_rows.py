@@ -50,6 +50,7 @@ class Row:
 def rows() -> Iterator[Row]:
     """Every row."""
     yield from nms_rows()
+    yield from soft_nms_rows()
     yield from detection_rows()
     yield from matrix_rows()
     yield from assigner_rows()
@@ -70,6 +71,18 @@ def nms_rows() -> Iterator[Row]:
         return inputs.identical_boxes(100_000, 0), inputs.scores(100_000, 0), 0.5
 
     yield Row("nms", "identical N=100,000", identical, _nms_floor, 0.3e-3)
+
+
+def soft_nms_rows() -> Iterator[Row]:
+    """``soft_nms`` of a batch, of which 100 boxes a picture are kept: the depth grows with what is kept."""
+    for name, gaussian in (("linear", False), ("gaussian", True)):
+
+        def make(gaussian: bool = gaussian) -> Args:
+            boxes = torch.stack([inputs.clustered_boxes(1_000, seed) for seed in range(32)])
+            scores = torch.stack([inputs.scores(1_000, seed) for seed in range(32)])
+            return boxes, scores, gaussian, 0.3, 0.5, None, 0.001, 100
+
+        yield Row("soft_nms", f"{name} B=32 N=1,000", make, _bytes_floor)
 
 
 def chain(count: int) -> Args:
