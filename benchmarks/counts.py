@@ -156,7 +156,9 @@ def grown(counts: Counts, committed: Mapping[str, Mapping[str, int]]) -> list[st
 
 def main(argv: Sequence[str]) -> int:
     """Counts and prints; returns 1 where a count has grown, 2 where nothing can be counted."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.counts", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.counts", description=(__doc__ or "").split("\n\n")[0].partition(": ")[2]
+    )
     parser.add_argument("--update", action="store_true", help="commit the counts")
     parser.add_argument("--check", action="store_true", help="fail where a count has grown by more than 5 %%")
     parser.add_argument("--inside", help=argparse.SUPPRESS)

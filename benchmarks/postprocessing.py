@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks import peers
 from tinyssd_ops import _torchvision_models
 from tinyssd_ops import torchvision as ours
 
@@ -53,6 +54,8 @@ class Predictions:
 def main(argv: Sequence[str]) -> int:
     """Measures; prints a table."""
     options = _parse(argv)
+    if not peers.available("torchvision"):
+        raise SystemExit(f"torchvision, to measure beside: {peers.find('torchvision')[1]}")
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {_IMAGES} pictures; medians of {options.rounds} rounds, ms")
     print("| what | predictions | threads | torchvision | here | ratio |")
@@ -66,7 +69,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.postprocessing", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.postprocessing", description=(__doc__ or "").split("\n\n")[0].partition(": ")[2]
+    )
     parser.add_argument("--filter", default="", help="only rows whose name holds this")
     parser.add_argument("--rounds", type=int, default=15, help="of both sides (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")

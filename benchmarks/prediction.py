@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.prediction", description=(__doc__ or "").split("\n\n")[0].partition(": ")[2]
+    )
     parser.add_argument("--run", type=Path, help="a run folder (default: the default network with random weights)")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512], help="pixels (default: 256 512)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="pictures at once (default: 1 8)")

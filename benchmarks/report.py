@@ -199,7 +199,9 @@ def plot(run: Run, op: str, path: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Writes or checks everything; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report", description=(__doc__ or "").split("\n\n")[0].partition(": ")[2]
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
     options = parser.parse_args(argv)
     wanted = texts(ROOT)

@@ -11,18 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from with_benchmarks import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-if not (ROOT / "benchmarks").is_dir():
-    pytest.skip("the benchmarks folder is not part of this copy", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import agreement, gpu_gate, parity, report, results, runner, suite, targets  # noqa: E402
-from benchmarks.__main__ import _command, refuse_fallback  # noqa: E402
-from benchmarks.gate import page  # noqa: E402
-from benchmarks.gate.programs import Result  # noqa: E402
-from benchmarks.measure import Timed, Timing, side_by_side, summarize  # noqa: E402
-from benchmarks.results import PeerResult, Row, Run  # noqa: E402
+from benchmarks import agreement, gpu_gate, parity, report, results, runner, suite, targets
+from benchmarks.__main__ import _command, refuse_fallback
+from benchmarks.gate import page
+from benchmarks.gate.programs import Result
+from benchmarks.measure import Timed, Timing, side_by_side, summarize
+from benchmarks.results import PeerResult, Row, Run
 
 
 def timing(median: float) -> Timing:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+import with_benchmarks  # noqa: F401  # Makes benchmarks importable.
 
-ROOT = Path(__file__).resolve().parent.parent
-if not (ROOT / "benchmarks").is_dir():
-    pytest.skip("the benchmarks folder is not part of this copy", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import counts  # noqa: E402
+from benchmarks import counts
 
 
 def test_growth_is_said():
@@ -32,5 +25,7 @@ def test_growth_is_said():
 def test_calls_stay_within_the_table():
     under, committed = counts.load()
     if under != counts.conditions():
+        # Other compilers and versions of Torch make other instructions of the same code. .ci/run does not know this
+        # reason and fails: the table is counted anew when its versions change.
         pytest.skip(f"the table of counts is of other versions: {under}")
     assert counts.grown(counts.count(), committed) == []

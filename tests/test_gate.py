@@ -10,22 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from with_benchmarks import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-if not (ROOT / "benchmarks").is_dir():
-    pytest.skip("the benchmarks folder is not part of this copy", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import gpu_gate, runner, targets  # noqa: E402
-from benchmarks.gate import checks, timings, tools  # noqa: E402
-from benchmarks.gate.programs import Done, Gate, Result  # noqa: E402
-from benchmarks.measure import Timing  # noqa: E402
-from benchmarks.results import Row  # noqa: E402
+from benchmarks import gpu_gate, runner, targets
+from benchmarks.gate import checks, timings, tools
+from benchmarks.gate.programs import Done, Gate, Result
+from benchmarks.measure import Timing
+from benchmarks.results import Row
 
 
 @pytest.fixture

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
+import with_benchmarks  # noqa: F401  # Makes benchmarks importable.
 
-ROOT = Path(__file__).resolve().parent.parent
-if not (ROOT / "benchmarks").is_dir():
-    pytest.skip("the benchmarks folder is not part of this copy", allow_module_level=True)
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import instructions  # noqa: E402
+from benchmarks import instructions
 
 LISTING = """
 .text._Z3one:

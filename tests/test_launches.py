@@ -5,6 +5,7 @@ from __future__ import annotations
 import cases
 import pytest
 import torch
+import with_benchmarks  # noqa: F401  # Makes benchmarks importable.
 from cases_assigners import detection_head, strides_of
 from simt import run
 

@@ -22,8 +22,7 @@ from tinyssd.training.recipe import RECIPE, average_kept, fit, training_objects
 _TEST_SEED = SEED_LIMIT + 1
 
 _SIDE = 128
-# Of the one cycle. A thousand steps are few: at 0.004 AP on 600 pictures was 0.763 (and 0.735 at the 0.002 of longer
-# trainings), at 0.008 0.790, at 0.012 0.770; one run each.
+# The peak. A thousand steps are few and want larger ones than a long training (docs/detector.md has the measurement).
 _LEARNING_RATE = 7e-3
 # Anchors are fitted to the objects of so many pictures.
 _LOOKED_AT = 50
