@@ -129,12 +129,13 @@ double count_global(BlockCounts& block, const Group& group) {
   }
   double latency = costs.l1_latency;
   for (const uint64_t sector : sectors) {
-    uint64_t& cached = block.cached[(sector * 0x9e3779b97f4a7c15 >> 32) % kCachedSectors];
-    if (cached == sector) {
+    const uint64_t place = block.pages.sector(sector);
+    uint64_t& cached = block.cached[(place * 0x9e3779b97f4a7c15 >> 32) % kCachedSectors];
+    if (cached == place) {
       ++totals.l1_sectors;
       continue;
     }
-    cached = sector;
+    cached = place;
     ++totals.read_sectors;
     latency = costs.l2_latency;
   }
