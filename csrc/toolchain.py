@@ -119,8 +119,12 @@ def run_nvcc(nvcc: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def toolkit_of(nvcc: str) -> str:
-    """The toolkit's folder as nvcc itself names it: what is on the PATH may be a script or a link."""
-    plan = run_nvcc(nvcc, "--dryrun", "-E", "-x", "cu", os.devnull).stderr
+    """The toolkit's folder as nvcc itself names it: what is on the PATH may be a script or a link.
+
+    Raises:
+        SystemExit: If it cannot be run, or is older than the C++20 of the kernels (before CUDA 12).
+    """
+    plan = run_nvcc(nvcc, "-std=c++20", "--dryrun", "-E", "-x", "cu", os.devnull).stderr
     tops = [line.partition("TOP=")[2] for line in plan.splitlines() if "TOP=" in line]
     return str(Path(tops[0] if tops else Path(nvcc).parent / "..").resolve())
 

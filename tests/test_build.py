@@ -132,6 +132,14 @@ def test_no_nvcc(monkeypatch, capsys):
         toolchain.cuda_home()
 
 
+def test_nvcc_without_cpp20(tmp_path, monkeypatch):
+    complaint = "nvcc fatal   : Value 'c++20' is not defined for option 'std'"
+    _program(tmp_path / "bin" / "nvcc", f'case "$*" in *c++20*) echo "{complaint}" >&2; exit 1; esac')
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"said: nvcc fatal .*'c\+\+20' is not defined.*\nTINYSSD_OPS_CUDA=0"):
+        toolchain.cuda_home()
+
+
 @pytest.mark.parametrize("script", ["echo 'no licence for you' >&2; exit 3", None])
 def test_failing_nvcc_shows_its_own_message(tmp_path, monkeypatch, script):
     nvcc = _program(tmp_path / "bin" / "nvcc", script or "")

@@ -96,6 +96,51 @@ def test_code_for_a_gpu(capability, architectures, expected):
     assert expected in _extension.code_for(capability, architectures.split(";"))
 
 
+@NATIVE
+def test_a_torch_with_cuda_loads_the_cuda_kernels():
+    """Whether there is a GPU or not: an op that has a kernel for the CPU has one for CUDA, and `info()` says both."""
+    library = _library("_C_cuda")
+    if torch.version.cuda is None:
+        pytest.skip("this torch has no CUDA")
+    info = tinyssd_ops.info()
+    served = info["backends"]["cuda"]
+    if "update the driver" in served["why"]:
+        pytest.skip("the driver is older than the kernels")
+    assert served["backend"] == info["ops"]["nms"]["cuda"] == "native"
+    assert served["why"] == f"native library {library}"
+    assert info["build"]["_C_cuda"]["cuda_architectures"]
+    ops = {
+        device: {
+            name
+            for name in torch._C._dispatch_get_registrations_for_dispatch_key(device.upper())
+            if name.startswith("tinyssd_ops::")
+        }
+        for device in ("cpu", "cuda")
+    }
+    assert "tinyssd_ops::nms_padded" in ops["cpu"]
+    assert ops["cuda"] == ops["cpu"]
+    if not torch.cuda.is_available():
+        assert len(served["gpus"]) == 1
+        assert served["gpus"][0] == "no NVIDIA driver" or served["gpus"][0].endswith("no GPU that torch can use")
+
+
+@pytest.mark.parametrize(
+    ("driver", "problem"),
+    [
+        (0, ""),  # none: nothing to run the kernels with, and nothing that they could run
+        (12080, "the NVIDIA driver supports CUDA 12.8 and the kernels were built with 13.0: update the driver, or"),
+        (13000, ""),
+        (14020, ""),
+    ],
+)
+def test_a_driver_that_is_too_old(driver, problem):
+    library = _Cuda(driver)
+    library.runtime_version = lambda: 13000
+    said = _extension._driver_problem(library)
+    assert said.startswith(problem)
+    assert bool(said) == bool(problem)
+
+
 def test_the_reference_on_a_gpu_is_said_once(monkeypatch):
     class OnGpu(torch.Tensor):
         is_cpu, is_cuda = False, True
