@@ -147,9 +147,9 @@ class StopError(Exception):
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ([], "task_aligned"),
+        ([], "atss"),
         (["--model", "classic"], "greedy"),
-        (["--assigner", "atss"], "atss"),
+        (["--assigner", "task_aligned"], "task_aligned"),
         (["--assigner", "simota", "--model", "classic"], "simota"),
     ],
 )

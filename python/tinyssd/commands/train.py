@@ -78,7 +78,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--assigner",
         choices=_ASSIGNERS,
-        help="which anchors learn an object (default: task_aligned; greedy with --model classic)",
+        help="which anchors learn an object (default: atss; greedy with --model classic)",
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)

@@ -83,8 +83,8 @@ class LossConfig:
 
     @classmethod
     def aligned(cls) -> LossConfig:
-        """Varifocal loss, and GIoU of the anchors that the task-aligned rule chooses, as PP-YOLOE weighs them."""
-        return cls(classes="varifocal", boxes="giou", assigner="task_aligned", focal_alpha=0.75, box_weight=2.5)
+        """Varifocal loss, and GIoU of the anchors that ATSS chooses, weighed as in PP-YOLOE."""
+        return cls(classes="varifocal", boxes="giou", assigner="atss", focal_alpha=0.75, box_weight=2.5)
 
     @classmethod
     def classic(cls) -> LossConfig:
