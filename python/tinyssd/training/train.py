@@ -11,10 +11,14 @@ A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``cur
 ``best.pt``, the epoch with the best AP. The checkpoint is written after each epoch, and when Ctrl-C asks the run to
 stop. What is random depends on the seed and the pass alone, so a resumed run takes the very steps that an uninterrupted
 one takes.
+
+Of several processes (:mod:`tinyssd.processes`) each trains on its share of every batch, and the first validates and
+writes; the result is that of one process, but for rounding.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import platform
@@ -24,15 +28,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from tinyssd import processes
 from tinyssd.data.loader import to_input
 from tinyssd.data.source import Source
 from tinyssd.drawing import curves
 from tinyssd.errors import TrainingError
 from tinyssd.evaluation.evaluate import evaluate
 from tinyssd.files import write_json, write_json_lines
+from tinyssd.model.batch_norm import share_statistics
 from tinyssd.model.device import pick_device
 from tinyssd.run.board import log_epoch
 from tinyssd.run.checkpoint import save_checkpoint
@@ -69,30 +75,22 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
         CheckpointError: If there is no usable checkpoint to resume from, or the data are not those it was made with.
         TrainingError: If the loss is infinite or NaN.
     """
-    settings = config.train
-    device = pick_device(settings.device)
-    batches = Batches.of(config, sources, pin=device.type == "cuda")
-    if device.type == "cpu":
-        _keep_freed_memory()
-    torch.manual_seed(settings.seed)
-    state = State.start(config, device, batches.steps)
-    progress = state.restore(run / CHECKPOINT, batches.num_pictures) if resume else Progress()
-    if settings.init and not resume:
-        taken, total = state.begin_with(Path(settings.init), config.class_names)
-        say(f"{taken / total:.0%} of the weights are those of {settings.init}")
-
-    training = _Training(config, run, device, batches, state, progress)
-    with locked(run), stop_on_interrupt() as stop:
-        write_json(run / "config.json", config.to_dict())
-        while not (progress.is_over(settings) or stop.requested):
+    training = processes.each(lambda: _Training.begin(config, run, resume, sources))
+    progress = training.progress
+    with contextlib.ExitStack() as stack:
+        processes.from_first(stack.enter_context, locked(run))
+        stop = stack.enter_context(stop_on_interrupt())
+        processes.from_first(write_json, run / "config.json", config.to_dict())
+        while not (progress.is_over(config.train) or processes.any_of(stop.requested)):
             started = time.perf_counter()
             pictures = training.take_steps(stop)
-            if progress.step < batches.steps:
+            if progress.step < training.batches.steps:
                 break  # Stopped within the epoch.
-            row = training.finish_epoch(pictures, max(0.0, time.perf_counter() - started))
-            training.write_epoch(row)
-        if not progress.is_over(settings):
-            training.save()
+            seconds = max(0.0, time.perf_counter() - started)
+            progress.finish_epoch(processes.from_first(training.validate, pictures, seconds))
+            processes.from_first(training.write_epoch)
+        if not progress.is_over(config.train):
+            processes.from_first(training.save)
     return progress
 
 
@@ -106,6 +104,7 @@ class _Training:
         device: Where the network is.
         batches: Of pictures.
         state: What a step changes.
+        network: That of ``state``; of several processes, what makes its gradients those of all their pictures.
         progress: How far it is.
     """
 
@@ -114,12 +113,31 @@ class _Training:
     device: torch.device
     batches: Batches
     state: State
+    network: nn.Module
     progress: Progress
+
+    @classmethod
+    def begin(cls, config: RunConfig, run: Path, resume: bool, sources: tuple[Source, Source] | None) -> _Training:
+        """Arguments as those of :func:`train`."""
+        settings = config.train
+        device = processes.own_device(pick_device(settings.device))
+        batches = Batches.of(config, sources, pin=device.type == "cuda")
+        if device.type == "cpu":
+            _keep_freed_memory()
+        torch.manual_seed(settings.seed)
+        state = State.start(config, device, batches.steps)
+        progress = state.restore(run / CHECKPOINT, batches.num_pictures) if resume else Progress()
+        if settings.init and not resume:
+            taken, total = state.begin_with(Path(settings.init), config.class_names)
+            say(f"{taken / total:.0%} of the weights are those of {settings.init}")
+        if processes.count() > 1:
+            share_statistics(state.model)
+        return cls(config, run, device, batches, state, processes.together(state.model), progress)
 
     def take_steps(self, stop: StopRequest) -> int:
         """The rest of the epoch, or what comes of it before a request to stop; returns the pictures seen."""
-        settings, progress, model = self.config.train, self.progress, self.state.model
-        model.train()
+        settings, progress = self.config.train, self.progress
+        self.network.train()
         self.batches.begin(progress.epoch, progress.step)
         pictures, sums = 0, _Sums(progress, self.device)
         with _progress_bar(progress, settings, self.batches.steps) as bar:
@@ -127,24 +145,29 @@ class _Training:
                 images = to_input(images.to(self.device, non_blocking=True), settings.channels_last)
                 ignored = ignored_boxes(labels).to(self.device, non_blocking=True)
                 labels = labels.to(self.device, non_blocking=True)
-                loss, parts = batch_loss(model(images), labels, ignored, self.config)
+                loss, parts = batch_loss(self.network(images), labels, ignored, self.config)
                 self.state.step(loss, settings.clip)
 
                 progress.step += 1
-                pictures += len(images)
+                step_pictures = len(images) * processes.count()
+                pictures += step_pictures
                 sums.add(loss, parts)
-                bar.update(len(images))
+                bar.update(step_pictures)
                 if progress.step % _STEPS_PER_REPORT == 0:
                     bar.set_postfix(loss=f"{sums.loss.item() / progress.step:.3f}", refresh=False)
-                if stop.requested:
+                if processes.any_of(stop.requested):
                     break
         sums.read(progress)
-        if not math.isfinite(progress.loss_sum):
-            raise TrainingError(f"the loss became infinite or NaN in epoch {progress.epoch + 1}; try a lower --lr")
+        processes.from_first(self.expect_finite_loss)
         return pictures
 
-    def finish_epoch(self, pictures: int, seconds: float) -> dict[str, Any]:
-        """Validates and goes on to the next epoch; returns the row of metrics.
+    def expect_finite_loss(self) -> None:
+        """Raises :class:`TrainingError` where it is not."""
+        if not math.isfinite(self.progress.loss_sum):
+            raise TrainingError(f"the loss became infinite or NaN in epoch {self.progress.epoch + 1}; try a lower --lr")
+
+    def validate(self, pictures: int, seconds: float) -> dict[str, Any]:
+        """The row of metrics of the epoch whose steps are done.
 
         Args:
             pictures: Seen in the epoch.
@@ -152,7 +175,7 @@ class _Training:
         """
         settings, progress = self.config.train, self.progress
         metrics = evaluate(self.state.used, self.batches.val, self.device, settings.channels_last, settings.match_iou)
-        row = {
+        return {
             "epoch": progress.epoch + 1,
             "loss": progress.loss_sum / progress.step,
             **{name: total / progress.step for name, total in progress.part_sums.items()},
@@ -161,15 +184,14 @@ class _Training:
             "seconds": round(seconds, 2),
             "images_per_second": round(pictures / seconds, 1) if seconds else 0.0,
         }
-        progress.finish_epoch(row)
-        return row
 
     def save(self) -> None:
         """Writes the checkpoint from which the run can go on."""
         save_checkpoint(self.run / CHECKPOINT, {**self._about(), **self.state.contents()})
 
-    def write_epoch(self, row: dict[str, Any]) -> None:
+    def write_epoch(self) -> None:
         """Writes and says what the epoch that has just ended came to."""
+        row = self.progress.history[-1]
         self.save()
         if self.progress.best_epoch == self.progress.epoch:
             save_checkpoint(self.run / BEST, {**self._about(), "model": self.state.used.state_dict()})
@@ -195,8 +217,11 @@ class _Sums:
             self.parts[name] = self.parts.get(name, torch.zeros_like(self.loss)) + part.detach()
 
     def read(self, progress: Progress) -> None:
-        progress.loss_sum = self.loss.item()
-        progress.part_sums = {name: total.item() for name, total in self.parts.items()}
+        """Their means over the processes become those of the progress."""
+        progress.loss_sum = processes.summed(self.loss).item() / processes.count()
+        progress.part_sums = {
+            name: processes.summed(total).item() / processes.count() for name, total in self.parts.items()
+        }
 
 
 def _keep_freed_memory() -> None:
@@ -218,7 +243,7 @@ def _progress_bar(progress: Progress, settings: TrainConfig, steps: int) -> tqdm
         unit=" images",
         leave=False,
         dynamic_ncols=True,
-        disable=None,  # Where the output is no terminal.
+        disable=None if processes.is_first() else True,  # None: where the output is no terminal.
     )
 
 
