@@ -94,6 +94,7 @@ def _reported(arguments: Sequence[str] | None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
+    options.words = sys.argv[1:] if arguments is None else arguments
     if hasattr(options, "command"):
         return options.command(options)
     parser.print_help()

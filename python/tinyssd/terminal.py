@@ -6,11 +6,17 @@ import contextlib
 import os
 import sys
 
+from tinyssd import processes
 from tinyssd.text import printable
 
 
 def say(text: str) -> None:
-    """Prints ``text``, line by line made harmless; whoever closes the pipe has seen enough, and the work goes on."""
+    """Prints ``text``, line by line made harmless; whoever closes the pipe has seen enough, and the work goes on.
+
+    Of several processes that train together only the first speaks.
+    """
+    if not processes.is_first():
+        return
     from tqdm import tqdm
 
     lines = "\n".join(printable(line) for line in text.split("\n"))

@@ -89,6 +89,8 @@ def out_of_resources(error: Exception) -> str | None:
             "a process that reads pictures was killed, most often because memory ran out; try fewer --workers (0 reads "
             "them in the main process) or smaller pictures"
         )
+    if "gloo" in text and re.search("closed by peer|reset by peer|timed out|refused", text, re.IGNORECASE):
+        return "another process of this training has ended"
     if "unable to mmap" in text or "No space left on device" in text or "shared memory" in text:
         return "shared memory ran out (/dev/shm, often small in a container); try --workers 0"
     return None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from tinyssd import processes
 from tinyssd.errors import DataError
 from tinyssd.text import printable
 
@@ -64,9 +65,10 @@ def describe(config: RunConfig, run: Path) -> str:
 
     height, width = config.model.image_size
     classes = ", ".join(config.class_names)
+    shared = f" by {processes.count()} processes" if processes.count() > 1 else ""
     return (
         f"training on {data_label(config.data.name)} ({classes}) at {width}x{height} pixels for "
-        f"{config.train.epochs} epochs on {pick_device(config.train.device)}; run folder {run}"
+        f"{config.train.epochs} epochs on {pick_device(config.train.device)}{shared}; run folder {run}"
     )
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyssd import processes
 from tinyssd.commands.common import (
     EXIT_INTERRUPTED,
     Commands,
@@ -82,12 +83,18 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and augmentation (default: 0)")
     add_machine_options(parser)
+    parser.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="train with so many processes, each with a share of every batch and, where there are GPUs, one of its own "
+        "(default: one)",
+    )
     parser.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from tinyssd.report.write import write_report
-    from tinyssd.run.folder import refuse_used_folder
     from tinyssd.training.train import train
 
     if options.folder is not None:
@@ -96,22 +103,43 @@ def _run(options: argparse.Namespace) -> int:
                 f"name the data set once: it stands there as {options.folder} and as --data {options.data}"
             )
         options.data = options.folder
-    sources = None
-    if options.resume is not None:
-        run, config = _resumed(options)
-    else:
-        config, sources = _new_config(options)
-        run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
-        refuse_used_folder(run)
-    say(describe(config, run))
-    progress = train(config, run, resume=options.resume is not None, sources=sources)
+    if options.processes is not None and options.processes != processes.count():
+        return _launched(options)
+    with processes.joined():
+        run, config, sources = processes.from_first(_planned, options)
+        say(describe(config, run))
+        progress = train(config, run, resume=options.resume is not None, sources=sources)
     if not progress.is_over(config.train):
         say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
+    if not processes.is_first():
+        return 0
     _draw_validation(run, config)
     page = write_report(run, config.train.device)
     say(f"done in {sum(row['seconds'] for row in progress.history):.0f} s of training; see {page}")
     return 0
+
+
+def _launched(options: argparse.Namespace) -> int:
+    from tinyssd.commands.launch import launch
+
+    if options.processes < 1:
+        raise ConfigError(f"--processes: expected at least 1, got {options.processes}")
+    if processes.count() > 1:
+        raise ConfigError(f"--processes {options.processes}: torchrun has started {processes.count()}; leave it out")
+    return launch(options.processes, options.words)
+
+
+def _planned(options: argparse.Namespace) -> tuple[Path, RunConfig, tuple[Source, Source] | None]:
+    """The run folder, the configuration, and the pictures where they have been opened."""
+    from tinyssd.run.folder import refuse_used_folder
+
+    if options.resume is not None:
+        return *_resumed(options), None
+    config, sources = _new_config(options)
+    run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+    refuse_used_folder(run)
+    return run, config, sources
 
 
 def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, Source]]:

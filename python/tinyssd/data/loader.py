@@ -88,14 +88,16 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Keys ``(pass, index)`` of one epoch, shuffled by the seed and the pass; ``skip`` leaves out the first ones.
 
     An epoch goes ``passes`` times through the pictures: with few of them, one pass is too short to be worth a
-    validation. Passes are counted through all epochs.
+    validation. Passes are counted through all epochs. ``share`` says which of several processes this is, and how many
+    there are: each gets an equal share of any batch that is a multiple of them.
     """
 
-    def __init__(self, length: int, seed: int | None, passes: int = 1) -> None:
+    def __init__(self, length: int, seed: int | None, passes: int = 1, share: tuple[int, int] = (0, 1)) -> None:
         self.length, self.seed, self.passes, self.epoch, self.skip = length, seed, passes, 0, 0
+        self.share = share
 
     def __len__(self) -> int:
-        return self.length * self.passes - self.skip
+        return (self.length * self.passes - self.skip) // self.share[1]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         keys = []
@@ -104,7 +106,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
             if self.seed is not None:
                 np.random.default_rng((self.seed, number)).shuffle(order)
             keys += [(number, int(index)) for index in order]
-        return iter(keys[self.skip :])
+        first, processes = self.share
+        return iter(keys[self.skip + first :: processes][: len(self)])
 
 
 def make_loader(
@@ -114,6 +117,7 @@ def make_loader(
     workers: int = 0,
     pin_memory: bool = False,
     passes: int = 1,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[DataLoader[tuple[Tensor, Tensor]], EpochSampler]:
     """Batches ``(images uint8 [B, 3, H, W], labels float32 [B, G, 5])``, and the sampler that sets the epoch.
 
@@ -121,13 +125,15 @@ def make_loader(
 
     Args:
         pictures: The examples.
-        batch_size: B.
+        batch_size: B, of all processes together.
         shuffle_seed: Seed of the order; None keeps the order of the source.
         workers: Processes that read pictures; 0 reads them in this one.
         pin_memory: For copies to a CUDA device that do not block.
         passes: As in :class:`EpochSampler`.
+        share: Likewise; the batches of a process are its shares.
     """
-    sampler = EpochSampler(len(pictures), shuffle_seed, passes)
+    sampler = EpochSampler(len(pictures), shuffle_seed, passes, share)
+    batch_size //= share[1]
     loader = DataLoader(
         pictures,
         batch_size=batch_size,
@@ -142,9 +148,9 @@ def make_loader(
     return loader, sampler
 
 
-def default_workers() -> int:
-    """Processes that keep the training busy without taking its cores."""
-    return min(4, max(1, (os.cpu_count() or 2) // 2))
+def default_workers(trainings: int = 1) -> int:
+    """Processes that keep each of so many trainings on this machine busy without taking their cores."""
+    return min(4, max(1, (os.cpu_count() or 2) // (2 * trainings)))
 
 
 def to_input(images: Tensor, channels_last: bool = False) -> Tensor:

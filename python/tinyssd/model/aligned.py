@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tinyssd import processes
 from tinyssd.model.assigners import assign, stages_of
 from tinyssd.model.loss import LossConfig
 from tinyssd.model.pyramid import PyramidConfig
@@ -54,7 +55,8 @@ def aligned_loss(
         matched = assigned >= 0
         rows = labels.gather(1, assigned.clamp(min=0)[..., None].expand(-1, -1, 5))  # [B, A, 5]
         quality = torch.where(matched, quality, 0)
-        total = quality.sum().clamp(min=1)
+        # Such that the mean of the losses of several processes is the loss of all their pictures.
+        total = processes.summed(quality.sum()).clamp(min=1) / processes.count()
         class_ids = rows[..., 0].long().clamp(min=0)
         targets = torch.zeros_like(scores).scatter_(2, class_ids[..., None], quality[..., None])
     errors = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")

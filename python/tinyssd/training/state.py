@@ -51,6 +51,11 @@ class Progress:
         stale = settings.patience > 0 and len(self.history) - self.best_epoch >= settings.patience
         return self.epoch >= settings.epochs or stale
 
+    def finish_epoch(self, row: dict[str, Any]) -> None:
+        """Takes up the metrics of the epoch under way and goes on to the next."""
+        self.history.append(row)
+        self.epoch, self.step, self.loss_sum, self.part_sums = self.epoch + 1, 0, 0.0, {}
+
 
 @dataclass
 class State:

@@ -11,38 +11,43 @@ A run folder holds ``config.json``, ``metrics.jsonl`` (one line an epoch), ``cur
 ``best.pt``, the epoch with the best AP. The checkpoint is written after each epoch, and when Ctrl-C asks the run to
 stop. What is random depends on the seed and the pass alone, so a resumed run takes the very steps that an uninterrupted
 one takes.
+
+Of several processes (:mod:`tinyssd.processes`) each trains on its share of every batch, and the first validates and
+writes; the result is that of one process, but for rounding.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from tinyssd.data.cache import cached
-from tinyssd.data.loader import EpochSampler, Pictures, default_workers, make_loader, to_input
-from tinyssd.data.open import open_data
+from tinyssd import processes
+from tinyssd.data.loader import to_input
 from tinyssd.data.source import Source
 from tinyssd.drawing import curves
-from tinyssd.errors import DataError, TrainingError
+from tinyssd.errors import TrainingError
 from tinyssd.evaluation.evaluate import evaluate
 from tinyssd.files import write_json, write_json_lines
+from tinyssd.model.batch_norm import share_statistics
 from tinyssd.model.device import pick_device
 from tinyssd.run.board import log_epoch
 from tinyssd.run.checkpoint import save_checkpoint
 from tinyssd.run.config import RunConfig, TrainConfig
 from tinyssd.run.folder import BEST, CHECKPOINT, locked
 from tinyssd.terminal import say
+from tinyssd.training.batches import Batches
 from tinyssd.training.criterion import batch_loss
-from tinyssd.training.interrupt import stop_on_interrupt
+from tinyssd.training.interrupt import StopRequest, stop_on_interrupt
 from tinyssd.training.state import Progress, State, about
 from tinyssd.training.targets import ignored_boxes
 
@@ -70,78 +75,133 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
         CheckpointError: If there is no usable checkpoint to resume from, or the data are not those it was made with.
         TrainingError: If the loss is infinite or NaN.
     """
-    settings = config.train
-    device = pick_device(settings.device)
-    train_source, val_source = sources or open_data(config.data, config.model.image_size, settings.seed)
-    if tuple(train_source.class_names) != tuple(config.class_names):
-        names = f"{', '.join(train_source.class_names)}, the run has {', '.join(config.class_names)}"
-        raise DataError(f"{config.data.name}: has the classes {names}")
-    num_pictures = len(train_source)
-    train_loader, sampler, val_loader = _loaders(config, train_source, val_source, pin=device.type == "cuda")
-    if device.type == "cpu":
-        _keep_freed_memory()
-    torch.manual_seed(settings.seed)
-    steps_per_epoch = len(train_loader)
-    state = State.start(config, device, steps_per_epoch)
-    model = state.model
-    progress = state.restore(run / CHECKPOINT, num_pictures) if resume else Progress()
-    if settings.init and not resume:
-        taken, total = state.begin_with(Path(settings.init), config.class_names)
-        say(f"{taken / total:.0%} of the weights are those of {settings.init}")
-
-    with locked(run), stop_on_interrupt() as stop:
-        write_json(run / "config.json", config.to_dict())
-        while not (progress.is_over(settings) or stop.requested):
-            model.train()
-            sampler.epoch, sampler.skip = progress.epoch, progress.step * settings.batch_size
-            pictures_seen, started = 0, time.perf_counter()
-            sums = _Sums(progress, device)
-            with _progress_bar(progress, settings, steps_per_epoch) as bar:
-                for images, labels in train_loader:
-                    images = to_input(images.to(device, non_blocking=True), settings.channels_last)
-                    ignored = ignored_boxes(labels).to(device, non_blocking=True)
-                    labels = labels.to(device, non_blocking=True)
-                    loss, parts = batch_loss(model(images), labels, ignored, config)
-                    state.step(loss, settings.clip)
-
-                    progress.step += 1
-                    pictures_seen += len(images)
-                    sums.add(loss, parts)
-                    bar.update(len(images))
-                    if progress.step % _STEPS_PER_REPORT == 0:
-                        bar.set_postfix(loss=f"{sums.loss.item() / progress.step:.3f}", refresh=False)
-                    if stop.requested:
-                        break
-            sums.read(progress)
-            if not math.isfinite(progress.loss_sum):
-                raise TrainingError(f"the loss became infinite or NaN in epoch {progress.epoch + 1}; try a lower --lr")
-            if progress.step < steps_per_epoch:
+    training = processes.each(lambda: _Training.begin(config, run, resume, sources))
+    progress = training.progress
+    with contextlib.ExitStack() as stack:
+        processes.from_first(stack.enter_context, locked(run))
+        stop = stack.enter_context(stop_on_interrupt())
+        processes.from_first(write_json, run / "config.json", config.to_dict())
+        while not (progress.is_over(config.train) or processes.any_of(stop.requested)):
+            started = time.perf_counter()
+            pictures = training.take_steps(stop)
+            if progress.step < training.batches.steps:
                 break  # Stopped within the epoch.
-
             seconds = max(0.0, time.perf_counter() - started)
-            metrics = evaluate(state.used, val_loader, device, settings.channels_last, settings.match_iou)
-            row = {
-                "epoch": progress.epoch + 1,
-                "loss": progress.loss_sum / steps_per_epoch,
-                **{name: total / steps_per_epoch for name, total in progress.part_sums.items()},
-                "learning_rate": state.scheduler.get_last_lr()[0],
-                **metrics.to_dict(),
-                "seconds": round(seconds, 2),
-                "images_per_second": round(pictures_seen / seconds, 1) if seconds else 0.0,
-            }
-            progress.history.append(row)
-            progress.epoch, progress.step, progress.loss_sum, progress.part_sums = progress.epoch + 1, 0, 0.0, {}
-            save_checkpoint(run / CHECKPOINT, {**about(progress, config, num_pictures), **state.contents()})
-            if progress.best_epoch == progress.epoch:
-                best = {**about(progress, config, num_pictures), "model": state.used.state_dict()}
-                save_checkpoint(run / BEST, best)
-            write_json_lines(run / "metrics.jsonl", progress.history)
-            curves.save_curves(progress.history, run / "curves.png")
-            log_epoch(run, row, config.class_names)
-            say(_epoch_line(row, settings.epochs))
-        if not progress.is_over(settings):
-            save_checkpoint(run / CHECKPOINT, {**about(progress, config, num_pictures), **state.contents()})
+            progress.finish_epoch(processes.from_first(training.validate, pictures, seconds))
+            processes.from_first(training.write_epoch)
+        if not progress.is_over(config.train):
+            processes.from_first(training.save)
     return progress
+
+
+@dataclass(frozen=True)
+class _Training:
+    """A run under way.
+
+    Attributes:
+        config: Everything about it.
+        run: Its folder.
+        device: Where the network is.
+        batches: Of pictures.
+        state: What a step changes.
+        network: That of ``state``; of several processes, what makes its gradients those of all their pictures.
+        progress: How far it is.
+    """
+
+    config: RunConfig
+    run: Path
+    device: torch.device
+    batches: Batches
+    state: State
+    network: nn.Module
+    progress: Progress
+
+    @classmethod
+    def begin(cls, config: RunConfig, run: Path, resume: bool, sources: tuple[Source, Source] | None) -> _Training:
+        """Arguments as those of :func:`train`."""
+        settings = config.train
+        device = processes.own_device(pick_device(settings.device))
+        batches = Batches.of(config, sources, pin=device.type == "cuda")
+        if device.type == "cpu":
+            _keep_freed_memory()
+        torch.manual_seed(settings.seed)
+        state = State.start(config, device, batches.steps)
+        progress = state.restore(run / CHECKPOINT, batches.num_pictures) if resume else Progress()
+        if settings.init and not resume:
+            taken, total = state.begin_with(Path(settings.init), config.class_names)
+            say(f"{taken / total:.0%} of the weights are those of {settings.init}")
+        if processes.count() > 1:
+            share_statistics(state.model)
+        return cls(config, run, device, batches, state, processes.together(state.model), progress)
+
+    def take_steps(self, stop: StopRequest) -> int:
+        """The rest of the epoch, or what comes of it before a request to stop; returns the pictures seen."""
+        settings, progress = self.config.train, self.progress
+        self.network.train()
+        self.batches.begin(progress.epoch, progress.step)
+        pictures, sums = 0, _Sums(progress, self.device)
+        with _progress_bar(progress, settings, self.batches.steps) as bar:
+            for images, labels in self.batches.train:
+                images = to_input(images.to(self.device, non_blocking=True), settings.channels_last)
+                ignored = ignored_boxes(labels).to(self.device, non_blocking=True)
+                labels = labels.to(self.device, non_blocking=True)
+                loss, parts = batch_loss(self.network(images), labels, ignored, self.config)
+                self.state.step(loss, settings.clip)
+
+                progress.step += 1
+                step_pictures = len(images) * processes.count()
+                pictures += step_pictures
+                sums.add(loss, parts)
+                bar.update(step_pictures)
+                if progress.step % _STEPS_PER_REPORT == 0:
+                    bar.set_postfix(loss=f"{sums.loss.item() / progress.step:.3f}", refresh=False)
+                if processes.any_of(stop.requested):
+                    break
+        sums.read(progress)
+        processes.from_first(self.expect_finite_loss)
+        return pictures
+
+    def expect_finite_loss(self) -> None:
+        """Raises :class:`TrainingError` where it is not."""
+        if not math.isfinite(self.progress.loss_sum):
+            raise TrainingError(f"the loss became infinite or NaN in epoch {self.progress.epoch + 1}; try a lower --lr")
+
+    def validate(self, pictures: int, seconds: float) -> dict[str, Any]:
+        """The row of metrics of the epoch whose steps are done.
+
+        Args:
+            pictures: Seen in the epoch.
+            seconds: That it took.
+        """
+        settings, progress = self.config.train, self.progress
+        metrics = evaluate(self.state.used, self.batches.val, self.device, settings.channels_last, settings.match_iou)
+        return {
+            "epoch": progress.epoch + 1,
+            "loss": progress.loss_sum / progress.step,
+            **{name: total / progress.step for name, total in progress.part_sums.items()},
+            "learning_rate": self.state.scheduler.get_last_lr()[0],
+            **metrics.to_dict(),
+            "seconds": round(seconds, 2),
+            "images_per_second": round(pictures / seconds, 1) if seconds else 0.0,
+        }
+
+    def save(self) -> None:
+        """Writes the checkpoint from which the run can go on."""
+        save_checkpoint(self.run / CHECKPOINT, {**self._about(), **self.state.contents()})
+
+    def write_epoch(self) -> None:
+        """Writes and says what the epoch that has just ended came to."""
+        row = self.progress.history[-1]
+        self.save()
+        if self.progress.best_epoch == self.progress.epoch:
+            save_checkpoint(self.run / BEST, {**self._about(), "model": self.state.used.state_dict()})
+        write_json_lines(self.run / "metrics.jsonl", self.progress.history)
+        curves.save_curves(self.progress.history, self.run / "curves.png")
+        log_epoch(self.run, row, self.config.class_names)
+        say(_epoch_line(row, self.config.train.epochs))
+
+    def _about(self) -> dict[str, Any]:
+        return about(self.progress, self.config, self.batches.num_pictures)
 
 
 class _Sums:
@@ -157,37 +217,11 @@ class _Sums:
             self.parts[name] = self.parts.get(name, torch.zeros_like(self.loss)) + part.detach()
 
     def read(self, progress: Progress) -> None:
-        progress.loss_sum = self.loss.item()
-        progress.part_sums = {name: total.item() for name, total in self.parts.items()}
-
-
-def _loaders(
-    config: RunConfig, train_source: Source, val_source: Source, pin: bool
-) -> tuple[DataLoader[tuple[Tensor, Tensor]], EpochSampler, DataLoader[tuple[Tensor, Tensor]]]:
-    """Batches to train on, what sets their epoch, and batches to validate on."""
-    settings, network = config.train, config.model
-    workers = default_workers() if settings.workers is None else settings.workers
-    # Enlarged pictures still have a pixel of their own for each of the input's.
-    most_pixels = round(network.image_size[0] * network.image_size[1] * max(1.5, config.augment.zoom) ** 2)
-    train_pictures = Pictures(
-        cached(train_source, most_pixels, workers),
-        network.image_size,
-        config.augment,
-        settings.seed,
-        network.keep_shape,
-        settings.closing_from,
-    )
-    train_loader, sampler = make_loader(
-        train_pictures,
-        settings.batch_size,
-        shuffle_seed=settings.seed,
-        workers=workers,
-        pin_memory=pin,
-        passes=settings.passes,
-    )
-    val_pictures = Pictures(cached(val_source, most_pixels, workers), network.image_size, keep_shape=network.keep_shape)
-    val_loader, _ = make_loader(val_pictures, settings.batch_size, workers=workers, pin_memory=pin)
-    return train_loader, sampler, val_loader
+        """Their means over the processes become those of the progress."""
+        progress.loss_sum = processes.summed(self.loss).item() / processes.count()
+        progress.part_sums = {
+            name: processes.summed(total).item() / processes.count() for name, total in self.parts.items()
+        }
 
 
 def _keep_freed_memory() -> None:
@@ -209,7 +243,7 @@ def _progress_bar(progress: Progress, settings: TrainConfig, steps: int) -> tqdm
         unit=" images",
         leave=False,
         dynamic_ncols=True,
-        disable=None,  # Where the output is no terminal.
+        disable=None if processes.is_first() else True,  # None: where the output is no terminal.
     )
 
 
