@@ -64,9 +64,10 @@ def describe(config: RunConfig, run: Path) -> str:
 
     height, width = config.model.image_size
     classes = ", ".join(config.class_names)
+    backbone = f", backbone {config.backbone}" if config.backbone else ""
     return (
         f"training on {data_label(config.data.name)} ({classes}) at {width}x{height} pixels for "
-        f"{config.train.epochs} epochs on {pick_device(config.train.device)}; run folder {run}"
+        f"{config.train.epochs} epochs on {pick_device(config.train.device)}{backbone}; run folder {run}"
     )
 
 

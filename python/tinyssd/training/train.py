@@ -85,6 +85,8 @@ def train(config: RunConfig, run: Path, resume: bool = False, sources: tuple[Sou
     state = State.start(config, device, steps_per_epoch)
     model = state.model
     progress = state.restore(run / CHECKPOINT, num_pictures) if resume else Progress()
+    if settings.backbone_weights and not resume:
+        state.begin_backbone(settings.backbone_weights)
     if settings.init and not resume:
         taken, total = state.begin_with(Path(settings.init), config.class_names)
         say(f"{taken / total:.0%} of the weights are those of {settings.init}")
