@@ -273,7 +273,7 @@ def test_a_checkpoint_of_the_version_before_is_still_used(uninterrupted, tmp_pat
     contents = load_checkpoint(uninterrupted / "checkpoint.pt")
     for name in ("trained", "averaged"):
         del contents[name]
-    old = {"train": ("passes", "clip", "ema", "closing", "patience", "init")}
+    old = {"train": ("passes", "clip", "ema", "closing", "patience", "init", "backbone_weights")}
     old |= {"loss": ("assigner", "topk", "alpha", "beta"), "augment": ("hue", "shrink", "stretch", "mosaic")}
     for section, names in old.items():
         for name in names:

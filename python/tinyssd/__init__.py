@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tinyssd.data.open import open_folder
     from tinyssd.data.source import Example, Source
     from tinyssd.data.synthetic import SyntheticSource
-    from tinyssd.errors import CheckpointError, ConfigError, DataError, TinySSDError, TrainingError
+    from tinyssd.errors import BackboneError, CheckpointError, ConfigError, DataError, TinySSDError, TrainingError
     from tinyssd.model.loss import LossConfig, detection_loss
     from tinyssd.model.network import TinySSD, TinySSDConfig
     from tinyssd.model.pyramid import PyramidConfig, PyramidSSD
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AugmentConfig",
+    "BackboneError",
     "CheckpointError",
     "ConfigError",
     "DataError",

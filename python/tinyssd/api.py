@@ -95,6 +95,8 @@ def train(
     epochs: int | None = None,
     batch_size: int | None = None,
     image_size: int | None = None,
+    backbone: str | None = None,
+    backbone_weights: Path | str | None = None,
     seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -107,6 +109,8 @@ def train(
         epochs: Passes over the training pictures.
         batch_size: Pictures a step.
         image_size: Side of the network's input.
+        backbone: A network of timm that takes the place of the network's own backbone.
+        backbone_weights: What it begins with: "pretrained" (as timm has them), a file of weights, or "none".
         seed: Of weights, order and augmentation.
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: Processes that read pictures.
@@ -114,6 +118,7 @@ def train(
     Raises:
         DataError: If the data cannot be used.
         ConfigError: If a setting makes no sense, or the run folder holds something already.
+        BackboneError: If the backbone or its weights cannot be had.
         TrainingError: If the loss is infinite or NaN, or Ctrl-C stopped the run.
     """
     given = {
@@ -121,6 +126,8 @@ def train(
         "epochs": epochs,
         "batch-size": batch_size,
         "image-size": image_size,
+        "backbone": backbone,
+        "backbone-weights": backbone_weights,
         "seed": seed,
         "device": device,
         "workers": workers,

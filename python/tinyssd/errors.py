@@ -23,5 +23,9 @@ class TrainingError(TinySSDError):
     """A training cannot go on."""
 
 
+class BackboneError(TinySSDError):
+    """A backbone or its weights cannot be had."""
+
+
 class ConfigError(TinySSDError, ValueError):
     """A setting has a value that makes no sense."""

@@ -65,10 +65,11 @@ def describe(config: RunConfig, run: Path) -> str:
 
     height, width = config.model.image_size
     classes = ", ".join(config.class_names)
+    backbone = f", backbone {config.backbone}" if config.backbone else ""
     shared = f" by {processes.count()} processes" if processes.count() > 1 else ""
     return (
         f"training on {data_label(config.data.name)} ({classes}) at {width}x{height} pixels for "
-        f"{config.train.epochs} epochs on {pick_device(config.train.device)}{shared}; run folder {run}"
+        f"{config.train.epochs} epochs on {pick_device(config.train.device)}{shared}{backbone}; run folder {run}"
     )
 
 

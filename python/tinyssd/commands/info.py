@@ -34,7 +34,7 @@ def _packages() -> list[str]:
     import importlib.metadata
     import re
 
-    extras = re.compile(r"""^([\w.-]+).*extra == ["'](?:train|video|completion)["']""")
+    extras = re.compile(r"""^([\w.-]+).*extra == ["'](?:train|video|completion|backbone)["']""")
     found = map(extras.match, importlib.metadata.requires("tinyssd_ops") or [])
     return list(dict.fromkeys(match[1] for match in found if match))
 

@@ -74,6 +74,14 @@ def add(commands: Commands) -> None:
         "--model", choices=_MODELS, help="the network: pyramid (default), or classic, that of the textbook"
     )
     parser.add_argument(
+        "--backbone", metavar="NAME", help="a network of the library timm in place of pyramid's own backbone"
+    )
+    parser.add_argument(
+        "--backbone-weights",
+        metavar="FILE",
+        help="what it begins with: 'pretrained' (default: timm downloads them), a file of weights, or 'none'",
+    )
+    parser.add_argument(
         "--init", type=Path, metavar="RUN", help="begin with the weights of another run; it may have other classes"
     )
     parser.add_argument(
@@ -152,6 +160,7 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
     from tinyssd.run.config import RunConfig
 
     values, classic = _base(options)
+    _choose_backbone(options, values, classic)
     for section, settings in _given(options).items():
         values[section].update({key: value for key, value in settings.items() if value is not None})
     if "name" in values["data"]:
@@ -165,7 +174,9 @@ def _new_config(options: argparse.Namespace) -> tuple[RunConfig, tuple[Source, S
     sources = open_data(draft.data, draft.model.image_size, draft.train.seed, say=say)
     names = sources[0].class_names
     config = replace(draft, class_names=names, model=replace(draft.model, num_classes=len(names) + 1))
-    return config if classic else _fitted(config, values, sources[0], options.image_size), sources
+    if not classic:
+        config = _fitted(config, values, sources[0], options.image_size)
+    return config, sources
 
 
 def _base(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], bool]:
@@ -187,6 +198,33 @@ def _base(options: argparse.Namespace) -> tuple[dict[str, dict[str, Any]], bool]
         raise ConfigError(f"--loss {options.loss}: is of the textbook's network; add --model classic")
     defaults = recipe_defaults()
     return {name: {**defaults.get(name, {}), **section} for name, section in values.items()}, classic
+
+
+def _choose_backbone(options: argparse.Namespace, values: dict[str, dict[str, Any]], classic: bool) -> None:
+    """Puts the backbone and where its weights come from into the sections of the configuration."""
+    from tinyssd.model.backbone import PRETRAINED, full_name
+
+    name = options.backbone or values["model"].get("backbone")
+    source = options.backbone_weights
+    if classic and name is not None:
+        raise ConfigError(f"--backbone {name}: the network of the textbook has its own; leave out --model classic")
+    if not name:
+        if source is not None:
+            raise ConfigError(f"--backbone-weights {source}: of which network? Name it with --backbone")
+        return
+    if source is not None and options.init is not None:
+        raise ConfigError("--backbone-weights and --init both say what the backbone begins with; leave out one of them")
+    if source not in (None, "none", PRETRAINED):
+        if not Path(source).is_file():
+            raise ConfigError(f"--backbone-weights {source}: no such file")
+        source = str(Path(source).resolve())
+    values["model"]["backbone"] = full_name(name)
+    if source is not None:
+        values["train"]["backbone_weights"] = "" if source == "none" else source
+    elif options.init is not None:
+        values["train"]["backbone_weights"] = ""  # Those of the other run.
+    else:
+        values["train"].setdefault("backbone_weights", PRETRAINED)
 
 
 def _given(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -222,6 +260,7 @@ def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source
     """Input, anchors and length by the training pictures, where they are not given."""
     from dataclasses import replace
 
+    from tinyssd.model.backbone import expect_maps
     from tinyssd.model.pyramid import STRIDES, PyramidConfig
     from tinyssd.training.recipe import average_kept, fit, length, training_objects
 
@@ -238,6 +277,8 @@ def _fitted(config: RunConfig, values: dict[str, dict[str, Any]], source: Source
     if "ema" not in values["train"]:
         steps = train.epochs * train.passes * len(source) // train.batch_size
         train = replace(train, ema=average_kept(steps))
+    if model.backbone:
+        expect_maps(model.backbone, model.image_size, STRIDES)
     return replace(config, model=model, train=train)
 
 
@@ -270,6 +311,8 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
         "lr",
         "image_size",
         "model",
+        "backbone",
+        "backbone_weights",
         "init",
         "loss",
         "assigner",

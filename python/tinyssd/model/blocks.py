@@ -47,17 +47,21 @@ class Split(nn.Module):
 class WideView(nn.Module):
     """Maxima over windows of 5, 9 and 13 cells beside the features themselves: each cell sees nearly the whole picture.
 
+    Args:
+        in_channels: Of the features.
+        channels: Of what comes out.
+
     Source: the SPPF block of Jocher et al., "YOLOv5", 2020, after He et al., "Spatial Pyramid Pooling", 2014.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
-        self.enter = conv(channels, channels // 2, kernel=1)
+        self.enter = conv(in_channels, channels // 2, kernel=1)
         self.pool = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
-        self.leave = conv(channels * 2, channels, kernel=1)
+        self.leave = conv(channels // 2 * 4, channels, kernel=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, channels, H, W] to the same."""
+        """[B, in_channels, H, W] to [B, channels, H, W]."""
         views = [self.enter(features)]
         for _ in range(3):
             views.append(self.pool(views[-1]))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tinyssd.errors import ConfigError
+from tinyssd.model.backbone import TimmBackbone
 from tinyssd.model.blocks import Split, WideView, conv, separable
 from tinyssd.model.detector import Detector
 
@@ -40,10 +42,12 @@ class PyramidConfig:
         image_size: Height and width of the input in pixels, multiples of 32.
         anchors: For each stage, width and height of the anchors of a cell in pixels of the input;
             :func:`tinyssd.model.fit.fit_anchors` finds those that fit a data set.
-        widths: Channels of the cells of 4, 8, 16 and 32 pixels.
+        widths: Channels of the cells of 4, 8, 16 and 32 pixels. On another backbone only the last counts: its coarsest
+            map comes out of the wide view with no more.
         depths: Residual blocks of each of them.
         neck: Channels of the paths between the stages, and of the towers.
         keep_shape: Whether pictures keep their shape in the input, with bars beside them where it has another one.
+        backbone: A network of the library timm that takes the place of the network's own backbone; empty: none.
     """
 
     num_classes: int
@@ -53,6 +57,7 @@ class PyramidConfig:
     depths: tuple[int, ...] = (1, 2, 2, 1)
     neck: int = 64
     keep_shape: bool = True
+    backbone: str = ""
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:
@@ -88,6 +93,7 @@ class PyramidSSD(Detector):
 
     Raises:
         ConfigError: If the architecture makes no sense.
+        BackboneError: If there is no such backbone.
 
     Sources: Liu et al., "SSD", 2016; Lin et al., "Feature Pyramid Networks", 2017; Liu et al., "Path Aggregation
     Network", 2018; Feng et al., "TOOD", 2021.
@@ -97,16 +103,16 @@ class PyramidSSD(Detector):
 
     def __init__(self, num_classes: int, **architecture: Any) -> None:
         super().__init__(PyramidConfig(num_classes, **architecture))
-        widths, depths, neck = self.config.widths, self.config.depths, self.config.neck
-        # Windows of 6x6 pixels at once: maps of half the picture's size would cost more than all of the backbone.
-        enter = conv(3, widths[0], kernel=6, stride=4)
-        halves = (conv(narrow, wide, stride=2) for narrow, wide in pairwise(widths))
-        self.backbone = nn.ModuleList(
-            nn.Sequential(step, Split(width, depth))
-            for step, width, depth in zip((enter, *halves), widths, depths, strict=True)
-        )
-        self.wide_view = WideView(widths[-1])
-        self.lateral = nn.ModuleList(conv(width, neck, kernel=1) for width in widths[1:])
+        widths, neck = self.config.widths, self.config.neck
+        self.backbone: ResidualBackbone | TimmBackbone
+        if self.config.backbone:
+            self.backbone = TimmBackbone(self.config.backbone, self.config.image_size, STRIDES)
+        else:
+            self.backbone = ResidualBackbone(widths, self.config.depths)
+        *finer, coarsest = self.backbone.channels
+        seen = min(coarsest, widths[-1])
+        self.wide_view = WideView(coarsest, seen)
+        self.lateral = nn.ModuleList(conv(width, neck, kernel=1) for width in (*finer, seen))
         self.down = nn.ModuleList(separable(neck, neck) for _ in STRIDES[:-1])
         self.halve = nn.ModuleList(conv(neck, neck, stride=2, groups=neck) for _ in STRIDES[:-1])
         self.up = nn.ModuleList(separable(neck, neck) for _ in STRIDES[:-1])
@@ -155,13 +161,9 @@ class PyramidSSD(Detector):
 
     def _pyramid(self, images: Tensor) -> list[Tensor]:
         """The features of the stages, the finest first: [B, neck, H / stride, W / stride] each."""
-        features = images
-        stages = []
-        for block in self.backbone:
-            features = block(features)
-            stages.append(features)
+        stages = self.backbone(images)
         stages[-1] = self.wide_view(stages[-1])
-        finer = [lateral(stage) for lateral, stage in zip(self.lateral, stages[1:], strict=True)]
+        finer = [lateral(stage) for lateral, stage in zip(self.lateral, stages, strict=True)]
         for k in (1, 0):
             from_above = functional.interpolate(finer[k + 1], scale_factor=2.0, mode="nearest")
             finer[k] = self.down[k](finer[k] + from_above)
@@ -178,6 +180,34 @@ class PyramidSSD(Detector):
                 assert last.bias is not None
                 nn.init.normal_(last.weight, std=0.01)
                 nn.init.constant_(last.bias, bias)
+
+
+class ResidualBackbone(nn.ModuleList):
+    """The network's own backbone: cells of 4, 8, 16 and 32 pixels, the last three of which come out.
+
+    Args:
+        widths: As :class:`PyramidConfig` has them.
+        depths: Likewise.
+    """
+
+    def __init__(self, widths: Sequence[int], depths: Sequence[int]) -> None:
+        # Windows of 6x6 pixels at once: maps of half the picture's size would cost more than all of the backbone.
+        enter = conv(3, widths[0], kernel=6, stride=4)
+        halves = (conv(narrow, wide, stride=2) for narrow, wide in pairwise(widths))
+        super().__init__(
+            nn.Sequential(step, Split(width, depth))
+            for step, width, depth in zip((enter, *halves), widths, depths, strict=True)
+        )
+        self.channels = list(widths[1:])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] to [B, channels, H / stride, W / stride] for each stride, the finest first."""
+        features = images
+        stages = []
+        for block in self:
+            features = block(features)
+            stages.append(features)
+        return stages[1:]
 
 
 def _tower(channels: int, outputs: int) -> nn.Sequential:

@@ -73,8 +73,9 @@ def _header(run: RunFacts, every: ClassRow) -> str:
     height, width = config.model.image_size
     weights = sum(parameter.numel() for parameter in run.trained.model.parameters())
     seconds = sum(row["seconds"] for row in run.history)
+    backbone = f", backbone {config.backbone}" if config.backbone else ""
     facts = (
-        f"{width}x{height} pixels, {weights:,} parameters, {len(run.history)} epochs in {seconds:,.0f} s; "
+        f"{width}x{height} pixels, {weights:,} parameters{backbone}, {len(run.history)} epochs in {seconds:,.0f} s; "
         f"data set {config.data.name}"
     )
     badges = "".join(

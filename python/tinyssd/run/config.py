@@ -12,8 +12,10 @@ from typing import Any
 from tinyssd.data.augment import AugmentConfig
 from tinyssd.data.config import SEED_LIMIT, DataConfig
 from tinyssd.errors import ConfigError
+from tinyssd.model.backbone import PRETRAINED
 from tinyssd.model.build import ModelConfig, config_type
 from tinyssd.model.loss import LossConfig
+from tinyssd.model.pyramid import PyramidConfig
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class TrainConfig:
         ignore_iou: The IoU from which an anchor that belongs to none is not background either. At ``match_iou`` or
             above it all others are background.
         init: The run whose weights this one begins with, where they fit; empty: fresh ones.
+        backbone_weights: What a backbone of timm begins with: "pretrained" (as timm has them), a file, or empty: fresh
+            weights.
         seed: Of the weights, the order and the augmentation.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
         workers: Processes that read pictures; None chooses by the number of cores.
@@ -55,6 +59,7 @@ class TrainConfig:
     match_iou: float = 0.4
     ignore_iou: float = 0.2
     init: str = ""
+    backbone_weights: str = ""
     seed: int = 0
     device: str = "auto"
     workers: int | None = None
@@ -97,6 +102,15 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def backbone(self) -> str:
+        """For people: the backbone of timm and what it began with; empty where the network's own is trained."""
+        name = self.model.backbone if isinstance(self.model, PyramidConfig) else ""
+        source = self.train.backbone_weights or self.train.init
+        if not name:
+            return ""
+        return f"{name} ({source if source == PRETRAINED else f'weights of {source}' if source else 'random weights'})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, tuples, numbers and strings."""

@@ -14,7 +14,8 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
-from tinyssd.errors import CheckpointError
+from tinyssd.errors import CheckpointError, ConfigError
+from tinyssd.model.backbone import TimmBackbone
 from tinyssd.model.build import build
 from tinyssd.model.detector import Detector
 from tinyssd.model.pyramid import PyramidSSD
@@ -91,6 +92,19 @@ class State:
         scheduler = _schedule(optimizer, settings, settings.epochs * steps_per_epoch)
         return cls(model, averaged(model, settings.ema), optimizer, scheduler)
 
+    def begin_backbone(self, source: str) -> None:
+        """Gives the backbone the weights that ``backbone_weights`` of the configuration names.
+
+        Raises:
+            BackboneError: If they cannot be had.
+            ConfigError: If the network has no backbone of timm.
+        """
+        backbone = getattr(self.model, "backbone", None)
+        if not isinstance(backbone, TimmBackbone):
+            raise ConfigError(f"backbone_weights: {source} is given, but no backbone of timm")
+        backbone.begin_with(source)
+        self.used.load_state_dict(self.model.state_dict())
+
     def begin_with(self, path: Path, class_names: Sequence[str]) -> tuple[int, int]:
         """Takes the weights of another run where they fit; those of a class that both know go by its name.
 
@@ -100,8 +114,16 @@ class State:
 
         Returns:
             How many numbers were taken, and how many there are.
+
+        Raises:
+            CheckpointError: If there is no usable checkpoint.
+            ConfigError: If its network has another backbone.
         """
         other = load_model(path)
+        mine, its = (getattr(network.config, "backbone", "") for network in (self.model, other.model))
+        if mine != its:
+            option = f"with --backbone {its}" if its else "without --backbone"
+            raise ConfigError(f"--init {path}: its network has {its or 'the default'} as backbone; train {option}")
         known = {name: k for k, name in enumerate(other.config.class_names)}
         pairs = [(k, known[name]) for k, name in enumerate(class_names) if name in known]
         theirs = other.model.state_dict()

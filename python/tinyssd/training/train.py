@@ -127,6 +127,8 @@ class _Training:
         torch.manual_seed(settings.seed)
         state = State.start(config, device, batches.steps)
         progress = state.restore(run / CHECKPOINT, batches.num_pictures) if resume else Progress()
+        if settings.backbone_weights and not resume:
+            state.begin_backbone(settings.backbone_weights)
         if settings.init and not resume:
             taken, total = state.begin_with(Path(settings.init), config.class_names)
             say(f"{taken / total:.0%} of the weights are those of {settings.init}")
