@@ -118,13 +118,13 @@ def test_the_page_shows_every_row_and_every_reason():
 
 
 def test_the_readme_keeps_what_is_around_the_table():
-    readme = f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n"
+    readme = "above\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nbelow\n"
     text = report.with_table(readme, report.readme_table([example_run()]))
     assert text.startswith("above\n")
     assert text.endswith("\nbelow\n")
     assert "old" not in text
     assert "| `nms` | random, N=20,000 | 1.00 ms | 40.0 ms (40x) | 10.0 ms (10.0x) lsnms | 2.00 |" in text
-    with pytest.raises(ValueError, match="README"):
+    with pytest.raises(ValueError, match="benchmarks:begin"):
         report.with_table("no markers", "table")
 
 
