@@ -43,10 +43,10 @@ def main(argv: Sequence[str]) -> int:
             for one in timed:
                 one.run(images)
             for name, timing in zip(sides, side_by_side(timed, torch.device("cpu"), options.seconds), strict=True):
-                result.rows.append(speed.Row("default", (size[1], size[0]), batch, name, timing))
+                result.rows.append(speed.Row("default", (size[1], size[0]), batch, name, timing.median, timing.samples))
                 print(f"{size[1]}x{size[0]}, batch {batch}, {name}: {batch / timing.median:.1f} pictures/s", flush=True)
-    if options.json is not None:
-        speed.save(result, options.json)
+        if options.json is not None:
+            speed.save(result, options.json)  # After each, so that a run that is cut off leaves what it measured.
     return 0
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure import Timing
 from benchmarks.report import with_table
 from benchmarks.results import cpu_name
 
@@ -26,21 +25,23 @@ PAGE = ROOT / "docs" / "detector.md"
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds of one side.
+    """One side.
 
     Attributes:
         network: "default" or "classic".
         size: Width and height of the input, pixels.
         batch: Pictures at once.
         name: Of what was measured.
-        timing: Of a batch.
+        seconds: Of a batch, the median.
+        rounds: How often it was measured.
     """
 
     network: str
     size: tuple[int, int]
     batch: int
     name: str
-    timing: Timing
+    seconds: float
+    rounds: int
 
 
 @dataclass
@@ -72,7 +73,7 @@ def save(result: Result, path: Path) -> None:
 def load(path: Path) -> Result:
     """Reads what :func:`save` wrote."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    rows = [Row(**{**one, "size": tuple(one["size"]), "timing": Timing(**one["timing"])}) for one in values.pop("rows")]
+    rows = [Row(**{**one, "size": tuple(one["size"])}) for one in values.pop("rows")]
     return Result(**values, rows=rows)
 
 
@@ -81,7 +82,7 @@ def training_table(result: Result) -> str:
     networks = list(dict.fromkeys(one.network for one in result.rows))
     heads = [f"{name}: ms a step | times ours" for name in networks]
     lines = [f"| | {' | '.join(heads)} |", "|---" * (1 + 2 * len(networks)) + "|"]
-    times = {(one.network, one.name): one.timing.median for one in result.rows}
+    times = {(one.network, one.name): one.seconds for one in result.rows}
     for name in dict.fromkeys(one.name for one in result.rows):
         cells = [f"{times[n, name] * 1e3:.0f} | {times[n, name] / times[n, 'ours']:.2f}" for n in networks]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -92,7 +93,7 @@ def prediction_table(result: Result) -> str:
     """A line for each input and batch: pictures a second of each side."""
     names = list(dict.fromkeys(one.name for one in result.rows))
     lines = [f"| network | pixels | batch | {' | '.join(names)} |", "|---" * (3 + len(names)) + "|"]
-    rates = {(one.network, one.size, one.batch, one.name): one.batch / one.timing.median for one in result.rows}
+    rates = {(one.network, one.size, one.batch, one.name): one.batch / one.seconds for one in result.rows}
     for network, size, batch in dict.fromkeys(key[:3] for key in rates):
         cells = [f"{rates[network, size, batch, name]:.1f}" for name in names]
         lines.append(f"| {network} | {size[0]}x{size[1]} | {batch} | {' | '.join(cells)} |")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -37,7 +38,6 @@ from torch import Tensor, nn
 
 import tinyssd_ops
 from benchmarks import inputs, speed
-from benchmarks.measure import summarize
 
 _CLASSES, _OBJECTS = ("a", "b", "c"), 8
 
@@ -58,11 +58,13 @@ def main(argv: Sequence[str]) -> int:
     result = speed.describe("training", argv)
     for network in options.networks:
         config = NETWORKS[network](options.side, options.batch)
-        for name, seconds in zip(options.sides, _measure(config, options.sides, options.rounds), strict=True):
-            result.rows.append(speed.Row(network, (options.side,) * 2, options.batch, name, summarize(seconds)))
-            print(f"{network}, {name}: {result.rows[-1].timing.median * 1e3:.0f} ms a step", flush=True)
-    if options.json is not None:
-        speed.save(result, options.json)
+        size, measured = (options.side, options.side), _measure(config, options.sides, options.rounds)
+        for name, times in zip(options.sides, measured, strict=True):
+            row = speed.Row(network, size, options.batch, name, statistics.median(times), options.rounds)
+            result.rows.append(row)
+            print(f"{network}, {name}: {row.seconds * 1e3:.0f} ms a step", flush=True)
+        if options.json is not None:
+            speed.save(result, options.json)  # After each, so that a run that is cut off leaves what it measured.
     return 0
 
 
@@ -74,8 +76,11 @@ def _measure(config: RunConfig, sides: Sequence[str], rounds: int) -> list[list[
     runners = []
     for name in sides:
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(config, name, theirs), daemon=True)
+        process = context.Process(
+            target=_serve, args=(config, name, theirs, [ours, *(one for _, one in runners)]), daemon=True
+        )
         process.start()
+        theirs.close()
         runners.append((process, ours))
     for turn in range(rounds + 2):
         for (_, connection), times in zip(runners, seconds, strict=True):
@@ -89,8 +94,10 @@ def _measure(config: RunConfig, sides: Sequence[str], rounds: int) -> list[list[
     return seconds
 
 
-def _serve(config: RunConfig, name: str, connection: Connection) -> None:
-    """Takes a step whenever asked, and answers its seconds; ends at None."""
+def _serve(config: RunConfig, name: str, connection: Connection, inherited: Sequence[Connection]) -> None:
+    """Takes a step whenever asked, and answers its seconds; ends at None, or when the asking process is gone."""
+    for one in inherited:
+        one.close()
     torch.manual_seed(0)
     step = SIDES[name](config)
     while connection.recv() is not None:
@@ -114,10 +121,11 @@ def _ours(config: RunConfig, forward: Callable[[nn.Module], Any] = lambda model:
     state.model.train()
     network = forward(state.model)
 
-    def step() -> None:
+    def step() -> Tensor:
         outputs = network(to_input(images, config.train.channels_last))
         loss, _ = batch_loss(outputs, labels, ignored_boxes(labels), config)
         state.step(loss, config.train.clip)
+        return loss.detach()
 
     return step
 
@@ -129,13 +137,14 @@ def _plain(config: RunConfig) -> Step:
     model = build(config.model).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
-    def step() -> None:
+    def step() -> Tensor:
         # No device has a kernel: every op is the Torch reference.
         with mock.patch.object(tinyssd_ops.ops, "_NATIVE_DEVICES", frozenset()):
             loss, _ = batch_loss(model(pixels), labels, ignored_boxes(labels), config)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss.detach()
 
     return step
 

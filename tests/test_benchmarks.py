@@ -13,7 +13,7 @@ import pytest
 import torch
 from with_benchmarks import ROOT
 
-from benchmarks import agreement, gpu_gate, parity, report, results, runner, suite, targets
+from benchmarks import agreement, gpu_gate, parity, report, results, runner, speed, suite, targets
 from benchmarks.__main__ import _command, refuse_fallback
 from benchmarks.gate import page
 from benchmarks.gate.programs import Result
@@ -235,3 +235,21 @@ def test_all_sides_agree_on_tiny_inputs(tmp_path):
     timed = {row.op for row in run.rows if row.ours is not None}
     assert timed == {"box_iou", "multibox_target", "nms", "batched_nms", "multibox_detection", "detect"}
     assert not any(row.error for row in run.rows)
+
+
+@pytest.mark.parametrize("network", ["default", "classic"])
+def test_the_plain_loop_trains_the_same_network(network, monkeypatch):
+    training = pytest.importorskip("benchmarks.training", reason="the application is not installed")
+    monkeypatch.setattr(training, "_keep_freed_memory", lambda: None)
+    losses = []
+    for side in ("ours", "plain loop", "contiguous"):
+        torch.manual_seed(0)
+        losses.append(training.SIDES[side](training.NETWORKS[network](64, 2))())
+    torch.testing.assert_close(losses, losses[:1] * 3, rtol=1e-3, atol=0)
+
+
+@pytest.mark.skipif(not speed.PAGE.exists(), reason="the pages are in the source tree")
+def test_the_speed_tables_are_those_of_what_is_kept():
+    text = speed.PAGE.read_text(encoding="utf-8")
+    assert speed.page(text) == text, "run python -m benchmarks.speed"
+    assert "| convolutions alone |" in text
