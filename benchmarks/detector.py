@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.report import with_table
 from benchmarks.results import cpu_name
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks" / "results" / "detector"
 PAGE = ROOT / "docs" / "detector.md"
-BEGIN, END = "<!-- runs:begin -->", "<!-- runs:end -->"
 
 
 def kept(run: Path, note: str) -> dict[str, Any]:
@@ -77,10 +77,7 @@ def main() -> None:
         label = "-".join((contents["config"]["data"]["name"], *re.findall(r"\w+", options.note), f"seed{seed}"))
         (KEPT / f"{label}.json").write_text(json.dumps(contents) + "\n", encoding="utf-8")
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))]
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(runs)}\n\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(runs), "runs"), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from pathlib import Path
 from benchmarks.results import PeerResult, Row, Run, load, milliseconds, times
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 
 # The README's rows, where a result has them.
 _HEADLINES = (
@@ -113,17 +112,18 @@ def readme_table(runs: Sequence[Run]) -> str:
     return "\n\n".join(parts)
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with what stands between the markers replaced.
+def with_table(page: str, table: str, name: str = "benchmarks") -> str:
+    """The README, or another page, with what stands between the markers of that name replaced.
 
     Raises:
         ValueError: If a marker is missing.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"README.md: expected the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+        raise ValueError(f"the page: expected the lines {first} and {last}")
+    return f"{before}{first}\n\n{table}\n\n{last}{after}"
 
 
 def result_files(root: Path) -> list[Path]:

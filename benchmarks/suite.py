@@ -127,26 +127,26 @@ def _likely_objects(logits: Tensor, *_: Tensor) -> list[Tensor]:
 
 def train_step_cases() -> Iterator[Case]:
     """A training step of TinySSD at 256x256: targets, forward, loss, backward, optimizer; the size is B."""
-    from benchmarks import training
+    from benchmarks import train_step
 
     def given(*args: Any) -> Tensor:
-        return training.step(None, *args)
+        return train_step.step(None, *args)
 
     def with_reference(*args: Any) -> Tensor:
-        return training.step(reference.multibox_target, *args)
+        return train_step.step(reference.multibox_target, *args)
 
     def with_loop(*args: Any) -> Tensor:
-        return training.step(peers.loop_target, *args)
+        return train_step.step(peers.loop_target, *args)
 
     def native(*args: Any) -> Tensor:
-        return training.step(ops.multibox_target, *args)
+        return train_step.step(ops.multibox_target, *args)
 
     others = (Peer("reference", with_reference, agreement.close), Peer("torch loop", with_loop, agreement.close))
     floor = Floor("the step with its targets given", given)
     for images in (2, 8, 32):
 
         def make(seed: int, images: int = images) -> Args:
-            return training.make_step_inputs(images, seed)
+            return train_step.make_step_inputs(images, seed)
 
         yield Case("train_step", "random", images, f"B={images}", make, native, others, (floor,))
 

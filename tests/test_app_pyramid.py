@@ -9,6 +9,7 @@ import torch
 from tinyssd.errors import ConfigError
 from tinyssd.model.aligned import aligned_loss
 from tinyssd.model.build import anchors_of, build, config_type
+from tinyssd.model.fold import folded
 from tinyssd.model.loss import LossConfig
 from tinyssd.model.network import TinySSDConfig
 from tinyssd.model.pyramid import STRIDES, PyramidConfig, PyramidSSD
@@ -45,6 +46,20 @@ def test_shapes(network, batch):
     assert offsets.shape == (batch, 4 * COUNT)
     assert network.probabilities(scores).shape == (batch, 3, COUNT)
     assert SMALL.stage_sizes() == [8 * 12 * 2, 4 * 6, 2 * 3 * 2]
+
+
+@pytest.mark.parametrize("config", [SMALL, TinySSDConfig(3, (64, 64))], ids=["default", "classic"])
+def test_a_folded_network_has_no_normalisation_and_the_same_results(config):
+    torch.manual_seed(0)
+    model, images = build(config), torch.rand(4, 3, *config.image_size)
+    for _ in range(20):  # Normalisations that do something.
+        model(images)
+    before = {name: value.clone() for name, value in model.eval().state_dict().items()}
+    with torch.no_grad():
+        for quick, plain in zip(folded(model)(images), model(images), strict=True):
+            torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(one, torch.nn.BatchNorm2d) for one in folded(model).modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_anchors_are_centred_on_their_cells(network):

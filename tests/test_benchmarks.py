@@ -13,7 +13,7 @@ import pytest
 import torch
 from with_benchmarks import ROOT
 
-from benchmarks import agreement, gpu_gate, parity, report, results, runner, suite, targets
+from benchmarks import agreement, gpu_gate, parity, report, results, runner, speed, suite, targets
 from benchmarks.__main__ import _command, refuse_fallback
 from benchmarks.gate import page
 from benchmarks.gate.programs import Result
@@ -118,13 +118,13 @@ def test_the_page_shows_every_row_and_every_reason():
 
 
 def test_the_readme_keeps_what_is_around_the_table():
-    readme = f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n"
+    readme = "above\n<!-- benchmarks:begin -->\nold\n<!-- benchmarks:end -->\nbelow\n"
     text = report.with_table(readme, report.readme_table([example_run()]))
     assert text.startswith("above\n")
     assert text.endswith("\nbelow\n")
     assert "old" not in text
     assert "| `nms` | random, N=20,000 | 1.00 ms | 40.0 ms (40x) | 10.0 ms (10.0x) lsnms | 2.00 |" in text
-    with pytest.raises(ValueError, match="README"):
+    with pytest.raises(ValueError, match="benchmarks:begin"):
         report.with_table("no markers", "table")
 
 
@@ -235,3 +235,21 @@ def test_all_sides_agree_on_tiny_inputs(tmp_path):
     timed = {row.op for row in run.rows if row.ours is not None}
     assert timed == {"box_iou", "multibox_target", "nms", "batched_nms", "multibox_detection", "detect"}
     assert not any(row.error for row in run.rows)
+
+
+@pytest.mark.parametrize("network", ["default", "classic"])
+def test_the_plain_loop_trains_the_same_network(network, monkeypatch):
+    training = pytest.importorskip("benchmarks.training", reason="the application is not installed")
+    monkeypatch.setattr(training, "_keep_freed_memory", lambda: None)
+    losses = []
+    for side in ("ours", "plain loop", "contiguous"):
+        torch.manual_seed(0)
+        losses.append(training.SIDES[side](training.NETWORKS[network](64, 2))())
+    torch.testing.assert_close(losses, losses[:1] * 3, rtol=1e-3, atol=0)
+
+
+@pytest.mark.skipif(not speed.PAGE.exists(), reason="the pages are in the source tree")
+def test_the_speed_tables_are_those_of_what_is_kept():
+    text = speed.PAGE.read_text(encoding="utf-8")
+    assert speed.page(text) == text, "run python -m benchmarks.speed"
+    assert "| convolutions alone |" in text

@@ -12,6 +12,7 @@ from PIL import Image
 from tinyssd.data.images import read_picture
 from tinyssd.errors import DataError
 from tinyssd.model.detector import Detector
+from tinyssd.model.fold import folded
 from tinyssd.prediction.inputs import VIDEOS
 from tinyssd.prediction.outputs import Results
 from tinyssd.prediction.predict import Threshold, drawn_detections, predict_pictures
@@ -38,6 +39,7 @@ def predict_files(
         A row of ``results`` for each picture and each frame, as soon as its picture is written, or the error of a file
         that cannot be used; that keeps no other from being looked at.
     """
+    model = folded(model)
     pictures: list[Path] = []
     for path in paths:
         if path.suffix.lower() in VIDEOS:

@@ -65,7 +65,8 @@ def predict_pictures(
     inputs = [on_input(to_rgb(one), config.image_size, config.keep_shape) for one in pictures]
     pixels = np.stack([np.array(image) for image, _ in inputs])
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(model.anchors.device)
-    anchors, scores, offsets = model(to_input(images))
+    # Pillow has the channels of a pixel side by side: so they stay.
+    anchors, scores, offsets = model(to_input(images, channels_last=True))
     limits = np.broadcast_to(score_threshold, len(class_names))
     rows, counts = model.select(anchors, scores, offsets, float(limits.min()))
     if not all(values.isfinite().all() for values in (scores, offsets, rows)):

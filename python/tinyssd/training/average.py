@@ -23,10 +23,10 @@ def _towards(keep: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tenso
     @torch.no_grad()
     def update(averages: Sequence[Tensor], current: Sequence[Tensor], steps: Tensor | int) -> None:
         share = min(keep, (1 + float(steps)) / (_WARM_UP_STEPS + float(steps))) if keep > 0 else 0.0
-        for average, now in zip(averages, current, strict=True):
-            if average.is_floating_point():
-                average.lerp_(now, 1 - share)
-            else:
-                average.copy_(now)
+        # Called for each dtype on its own.
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(list(averages), list(current), 1 - share)
+        else:
+            torch._foreach_copy_(list(averages), list(current))
 
     return update

@@ -88,7 +88,8 @@ class State:
         memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
         model = build(config.model).to(device)
         model.to(memory_format=memory_format)  # type: ignore[call-overload]  # An overload that torch leaves untyped.
-        optimizer = AdamW(_groups(model, settings.weight_decay), lr=settings.learning_rate)
+        # Fused: a call of its own for each tensor takes longer than a small network's arithmetic.
+        optimizer = AdamW(_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
         scheduler = _schedule(optimizer, settings, settings.epochs * steps_per_epoch)
         return cls(model, averaged(model, settings.ema), optimizer, scheduler)
 
