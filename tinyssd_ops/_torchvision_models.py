@@ -18,7 +18,7 @@ from tinyssd_ops.assigners import assign_threshold
 Detections = list[dict[str, Tensor]]
 # Scores in bfloat16 are rounded by less than this part of them.
 _ROUNDING = 0.02
-_BLOCK = 8 * 32  # anchors, of which _likely_anchors makes 32
+_BLOCK = 8 * 64  # anchors, of which _likely_anchors makes 64
 
 
 class _Candidates(NamedTuple):
@@ -102,26 +102,31 @@ class RetinaNetPostprocessor(Postprocessor):
     ) -> Detections:
         """As ``RetinaNet.postprocess_detections``."""
         levels = head_outputs["cls_logits"]  # of each level [B, A, C]
-        found = [self._candidates(level) for level in levels]
-        regressed = head_outputs["bbox_regression"]
+        found, counts = self._candidates(levels)
         # Of the candidates alone: a copy of all boxes would take as long as the search.
-        deltas = [level[one.picture, one.anchor] for one, level in zip(found, regressed, strict=True)]
-        placed = [_anchors_of(one, [picture[i] for picture in anchors]) for i, one in enumerate(found)]
-        together = _Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-        return self._suppressed(together, torch.cat(deltas), torch.cat(placed), image_shapes, levels[0].shape[2])
+        deltas = _rows(
+            [one for level in head_outputs["bbox_regression"] for one in level.unbind()], found.anchor, counts
+        )
+        placed = _rows([one for level in zip(*anchors, strict=True) for one in level], found.anchor, counts)
+        return self._suppressed(found, deltas, placed, image_shapes, levels[0].shape[2])
 
-    def _candidates(self, logits: Tensor) -> _Candidates:
-        """Those of one level, by picture."""
+    def _candidates(self, levels: list[Tensor]) -> tuple[_Candidates, list[int]]:
+        """Those of the first level, picture by picture, then of the next; how many of each picture in each level."""
+        images, _, classes = levels[0].shape
         least = self.score_thresh * (1 - _ROUNDING)
-        values = logits.flatten(1)
-        picture, index = _not_below(values, math.log(least / (1 - least)) if 0 < least < 1 else -math.inf)
-        score = values[picture, index].sigmoid()
+        least = math.log(least / (1 - least)) if 0 < least < 1 else -math.inf
+        values = [level.flatten(1) for level in levels]
+        places = [_not_below(one, least) for one in values]
+        group = torch.cat([row + i * images for i, (row, _) in enumerate(places)])
+        index = torch.cat([column for _, column in places])
+        score = torch.cat([one[place] for one, place in zip(values, places, strict=True)]).sigmoid()
         above = (score > self.score_thresh).nonzero().squeeze(1)
-        picture, index, score = picture[above], index[above], score[above]
-        anchor = index // logits.shape[2]
-        label = index - anchor * logits.shape[2]
-        found = _Candidates(picture, anchor, label, score)
-        return _best_of_groups(found, picture, self.topk_candidates)
+        group, index, score = group[above], index[above], score[above]
+        anchor = index // classes
+        found = _Candidates(group, anchor, index - anchor * classes, score)
+        found = _best_of_groups(found, group, self.topk_candidates)
+        counts = found.picture.bincount(minlength=len(levels) * images).tolist()
+        return found._replace(picture=found.picture % images), counts
 
 
 @dataclass(frozen=True)
@@ -229,27 +234,34 @@ def _best_of_groups(found: _Candidates, groups: Tensor, most: int) -> _Candidate
     return found.of(kept)
 
 
-def _anchors_of(found: _Candidates, anchors: list[Tensor]) -> Tensor:
-    """The anchors [N, 4] of candidates that are in the order of their pictures; ``anchors`` of each picture [A, 4]."""
-    parts = found.anchor.split(found.picture.bincount(minlength=len(anchors)).tolist())
-    return torch.cat([one.index_select(0, part) for one, part in zip(anchors, parts, strict=True)])
+def _rows(sources: list[Tensor], index: Tensor, counts: list[int]) -> Tensor:
+    """Rows [N, 4] of the sources, each [A, 4]: ``index`` [N] names first ``counts[0]`` of the first, and so on."""
+    return torch.cat([one.index_select(0, part) for one, part in zip(sources, index.split(counts), strict=True)])
 
 
 def _odds(logits: Tensor) -> Tensor:
     """How much the best class of each anchor [..., C] exceeds the background, class 0."""
-    return logits[..., 1:].amax(dim=-1).float() - logits[..., 0].float()
+    return _largest(logits[..., 1:]).float() - logits[..., 0].float()
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The largest of each row [..., L], of a long one in two overlapping parts: amax is quick for whole registers."""
+    part = values.shape[-1] // 64 * 64
+    if part in (0, values.shape[-1]):
+        return values.amax(dim=-1)
+    return torch.maximum(values[..., :part].amax(dim=-1), values[..., -part:].amax(dim=-1))
 
 
 def _likely_anchors(logits: Tensor, least: float) -> Tensor:
     """Places int64 [N], rising, of the anchors among B * A; all whose odds are not below ``least`` are among them.
 
-    Of every 8 anchors, 32 apart, the largest logits and the smallest of the background decide for all 8: that reads the
+    Of every 8 anchors, 64 apart, the largest logits and the smallest of the background decide for all 8: that reads the
     logits [B, A, C] at the speed of memory, and what is left to look at is an eighth.
     """
     images, anchors = logits.shape[:2]
     blocks = anchors // _BLOCK
-    fold = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, 8, 32))
-    odds = fold.amax(dim=2)[..., 1:].amax(dim=-1).float() - fold[..., 0].amin(dim=2).float()  # [B, blocks, 32]
+    fold = logits[:, : blocks * _BLOCK].unflatten(1, (blocks, 8, 64))
+    odds = _largest(fold.amax(dim=2)[..., 1:]).float() - fold[..., 0].amin(dim=2).float()  # [B, blocks, 64]
     likely = torch.ones((images, anchors), dtype=torch.bool, device=logits.device)  # those of the tail too
     likely[:, : blocks * _BLOCK] = (~(odds < least))[:, :, None].expand(-1, -1, 8, -1).reshape(images, -1)
     return likely.flatten().nonzero().squeeze(1)
@@ -258,19 +270,18 @@ def _likely_anchors(logits: Tensor, least: float) -> Tensor:
 def _not_below(values: Tensor, least: float) -> tuple[Tensor, Tensor]:
     """Rows and columns, in their order, of the values [R, L] that are not below ``least``, NaN among them.
 
-    Quick where few are: the largest of every 32, 64 apart, is found at the speed of memory; which of these are
-    not below is found in the same way, and only their 32 are looked at again.
+    Quick where few are: the largest of every 256 is found at the speed of memory, and only where that is not below
+    are the 256 looked at again.
     """
-    blocks = values.shape[1] // (32 * 64)
+    blocks = values.shape[1] // 256
     if blocks == 0 or least == -math.inf:
         return (~(values < least)).nonzero(as_tuple=True)  # type: ignore[return-value]
-    end = blocks * 32 * 64
-    largest = values[:, :end].unflatten(1, (blocks, 32, 64)).amax(dim=2).flatten(1)
-    row, place = _not_below(largest, least)
-    columns = (place // 64 * (32 * 64) + place % 64)[:, None] + 64 * torch.arange(32, device=values.device)
-    hit, part = (~(values[row[:, None], columns] < least)).nonzero(as_tuple=True)
+    end = blocks * 256
+    fold = values[:, :end].unflatten(1, (blocks, 256))
+    row, block = (~(fold.amax(dim=2) < least)).nonzero(as_tuple=True)
+    hit, part = (~(fold[row, block] < least)).nonzero(as_tuple=True)
     tail_row, tail = (~(values[:, end:] < least)).nonzero(as_tuple=True)
-    found = torch.cat((row[hit] * values.shape[1] + columns[hit, part], tail_row * values.shape[1] + end + tail))
+    found = torch.cat((row[hit] * values.shape[1] + block[hit] * 256 + part, tail_row * values.shape[1] + end + tail))
     found = found.sort().values
     row = found // values.shape[1]
     return row, found - row * values.shape[1]
