@@ -85,7 +85,7 @@ def _load(size: tuple[int, int], options: argparse.Namespace) -> dict[str, Calla
     with tempfile.TemporaryDirectory() as folder:
         for name in ("aoti", "onnx") if options.aoti else ("onnx",):
             path = Path(folder) / FORMATS[name].file
-            FORMATS[name].write(model, images, path, ("a", "b", "c"))
+            FORMATS[name].write(model, images, path, {})
             sides[name] = _session(path) if name == "onnx" else FORMATS[name].load(path)
     return sides
 

@@ -157,7 +157,7 @@ def test_demo(tmp_path, capsys):
 def test_info(capsys):
     assert main(["info"]) == 0
     output = capsys.readouterr().out
-    for word in ("torch", "backends", "pycocotools", "defusedxml", "filelock", "shtab"):
+    for word in ("torch", "backends", "faster-coco-eval", "defusedxml", "filelock", "shtab"):
         assert word in output
 
 

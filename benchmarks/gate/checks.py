@@ -12,7 +12,7 @@ from benchmarks.gate.build import absent
 from benchmarks.gate.programs import ROOT, Gate, Result, failed, judged, read
 
 _TEST_PACKAGES = ("pytest", "hypothesis", "numpy")
-_APP_PACKAGES = ("numpy", "PIL", "matplotlib", "tqdm", "pycocotools")
+_APP_PACKAGES = ("numpy", "PIL", "matplotlib", "tqdm", "faster_coco_eval")
 
 
 def tests(gate: Gate) -> Result:

@@ -1,22 +1,39 @@
 // Finds objects in pictures with a network that `tinyssd export --format aoti` wrote: no Python.
 //   detect model.pt2 photo.ppm ...
-// The pictures are binary PPM (`convert photo.jpg photo.ppm`) of any size; a line a detection is printed:
+// The pictures are binary PPM (`convert photo.jpg -auto-orient photo.ppm`) of any size; a line a detection is printed:
 //   photo.ppm CLASS CONFIDENCE X1 Y1 X2 Y2
-// with the name of the class and the box as shares of the network's input, over which the picture is stretched.
+// with the name of the class and the box as shares of the picture.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdio>
 #include <exception>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 namespace {
+
+// How a picture comes onto the network's input, as the package notes it.
+struct Input {
+  int64_t height, width;
+  bool keep_shape;              // else a picture is stretched over the input
+  double stretch_below;         // so is one whose shape differs by a smaller factor
+  std::array<int64_t, 3> fill;  // the colour beside a picture that keeps its shape
+};
+
+// Where a picture lies on the input, in pixels of it.
+struct Place {
+  int64_t x, y, width, height;
+};
 
 // The next number of a PPM's head; comments run from # to the end of their line.
 int64_t header_number(std::istream& file) {
@@ -42,11 +59,35 @@ at::Tensor read_ppm(const std::string& path) {
   return pixels.permute({2, 0, 1}).unsqueeze(0).contiguous();
 }
 
-// The pictures that the network wants: [B, 3, height, width].
-at::Tensor fitted(const at::Tensor& picture, int64_t height, int64_t width) {
-  if (picture.size(2) == height && picture.size(3) == width) return picture;
-  const at::Tensor scaled = at::upsample_bilinear2d(picture.to(at::kFloat), {height, width}, false);
-  return scaled.round().clamp(0, 255).to(at::kByte);
+// The largest place in the middle of the input, as `fitted` of tinyssd/data/place.py finds it.
+Place place_of(const at::Tensor& picture, const Input& input) {
+  const double height = static_cast<double>(picture.size(2)), width = static_cast<double>(picture.size(3));
+  const double across = static_cast<double>(input.width) / width, down = static_cast<double>(input.height) / height;
+  const double scale = std::min(across, down);
+  if (!input.keep_shape || std::max(across, down) < input.stretch_below * scale) {
+    return {0, 0, input.width, input.height};
+  }
+  // Halves go to the even number, as Python rounds them.
+  const int64_t w = std::max<int64_t>(1, std::llrint(width * scale));
+  const int64_t h = std::max<int64_t>(1, std::llrint(height * scale));
+  const auto middle = [](int64_t whole, int64_t part) { return std::llrint(static_cast<double>(whole - part) / 2); };
+  return {middle(input.width, w), middle(input.height, h), w, h};
+}
+
+// What the network sees: uint8 [1, 3, height, width].
+at::Tensor on_input(const at::Tensor& picture, const Input& input, const Place& place) {
+  at::Tensor canvas = at::empty({1, 3, input.height, input.width}, at::kByte);
+  for (int64_t channel = 0; channel < 3; ++channel) canvas.select(1, channel).fill_(input.fill[channel]);
+  // Smoothed where the picture shrinks, as Pillow does it, and rounded alike.
+  const at::Tensor scaled = at::_upsample_bilinear2d_aa(picture, {place.height, place.width}, false);
+  canvas.narrow(2, place.y, place.height).narrow(3, place.x, place.width).copy_(scaled);
+  return canvas;
+}
+
+// A coordinate as a share of the input, as a share of the picture that takes `length` of `whole` pixels from `start` on.
+double on_picture(double share, int64_t whole, int64_t start, int64_t length) {
+  const double pixels = share * static_cast<double>(whole) - static_cast<double>(start);
+  return std::clamp(pixels / static_cast<double>(length), 0.0, 1.0);
 }
 
 std::vector<std::string> lines(const std::string& text) {
@@ -56,22 +97,45 @@ std::vector<std::string> lines(const std::string& text) {
   return found;
 }
 
+// What `tinyssd export` noted in the package under a name.
+std::string note(const std::unordered_map<std::string, std::string>& notes, const std::string& name) {
+  const auto found = notes.find(name);
+  if (found == notes.end()) throw std::runtime_error("the package notes no " + name + ": export the run again");
+  return found->second;
+}
+
+Input input_of(const std::unordered_map<std::string, std::string>& notes) {
+  Input input{
+      std::stoll(note(notes, "height")),
+      std::stoll(note(notes, "width")),
+      note(notes, "keep_shape") == "1",
+      std::stod(note(notes, "stretch_below")),
+      {}};
+  std::istringstream fill(note(notes, "fill"));
+  for (int64_t& value : input.fill) fill >> value;
+  return input;
+}
+
 void run(const std::vector<std::string>& arguments) {
   const c10::InferenceMode guard;
   torch::inductor::AOTIModelPackageLoader model(arguments[0]);
-  auto about = model.get_metadata();  // what `tinyssd export` noted there
-  const int64_t height = std::stoll(about.at("height")), width = std::stoll(about.at("width"));
-  const std::vector<std::string> names = lines(about.at("classes"));
+  const auto notes = model.get_metadata();
+  const Input input = input_of(notes);
+  const std::vector<std::string> names = lines(note(notes, "classes"));
   for (size_t i = 1; i < arguments.size(); ++i) {
-    std::vector<at::Tensor> inputs{fitted(read_ppm(arguments[i]), height, width)};
+    const at::Tensor picture = read_ppm(arguments[i]);
+    const Place place = place_of(picture, input);
+    std::vector<at::Tensor> inputs{on_input(picture, input, place)};
     const std::vector<at::Tensor> found = model.run(inputs);
     const at::Tensor rows = found[0][0].contiguous();
     const int64_t count = found[1][0].item<int64_t>();
     const float* row = rows.data_ptr<float>();
     for (int64_t k = 0; k < count; ++k, row += 6) {
+      const auto x = [&](float share) { return on_picture(share, input.width, place.x, place.width); };
+      const auto y = [&](float share) { return on_picture(share, input.height, place.y, place.height); };
       std::printf(
           "%s %s %.6f %.6f %.6f %.6f %.6f\n", arguments[i].c_str(), names.at(static_cast<size_t>(row[0]) - 1).c_str(),
-          row[1], row[2], row[3], row[4], row[5]);
+          row[1], x(row[2]), y(row[3]), x(row[4]), y(row[5]));
     }
   }
 }

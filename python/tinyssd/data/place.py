@@ -13,8 +13,8 @@ Area = tuple[int, int, int, int]
 # The colour around a picture that does not fill its canvas.
 GRAY = (114, 114, 114)
 
-# Shapes that differ by less are made equal: a bar would cost more than the distortion does.
-_ALIKE = 1.15
+# Shapes that differ by a smaller factor are made equal: a bar would cost more than the distortion does.
+ALIKE = 1.15
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,19 @@ class Place:
 
 
 def fitted(size: tuple[int, int], canvas: tuple[int, int], keep_shape: bool) -> Place:
-    """The largest place for a picture on a canvas (width and height of both), in its middle.
+    """The largest place for a picture on a canvas (width and height of both), in its middle, in whole pixels.
 
     Without ``keep_shape``, and where the shapes are nearly the same, the picture is stretched over the whole canvas.
+    What uses an exported network does the same: ``examples/cpp`` and the README of :mod:`tinyssd.export.readme`.
     """
     across, down = canvas[0] / size[0], canvas[1] / size[1]
-    if not keep_shape or max(across, down) < _ALIKE * min(across, down):
+    if not keep_shape or max(across, down) < ALIKE * min(across, down):
         return Place(0, 0, *canvas)
     scale = min(across, down)
-    width, height = size[0] * scale, size[1] * scale
-    return Place((canvas[0] - width) / 2, (canvas[1] - height) / 2, width, height)
+    # However long a picture is, a pixel of it is seen.
+    width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    # Where Pillow's ImageOps.pad has it too.
+    return Place(round((canvas[0] - width) / 2), round((canvas[1] - height) / 2), width, height)
 
 
 def draw(image: Image.Image, place: Place, canvas: Image.Image, area: Area | None = None) -> None:
@@ -78,8 +81,9 @@ def on_input(image: Image.Image, image_size: tuple[int, int], keep_shape: bool) 
     """A picture as the network sees it, ``image_size`` being height and width, and where in it it lies."""
     canvas = (image_size[1], image_size[0])
     place = fitted(image.size, canvas, keep_shape)
-    if place == Place(0, 0, *canvas):
-        return image.resize(canvas, Image.Resampling.BILINEAR), place
+    scaled = image.resize((round(place.width), round(place.height)), Image.Resampling.BILINEAR)
+    if scaled.size == canvas:
+        return scaled, place
     drawn = Image.new("RGB", canvas, GRAY)
-    draw(image, place, drawn)
+    drawn.paste(scaled, (round(place.x), round(place.y)))
     return drawn, place

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,7 +120,10 @@ def average_precision(
     num_classes: int,
     image_size: tuple[int, int] = (256, 256),
 ) -> AveragePrecision:
-    """COCO's average precision by pycocotools.
+    """COCO's average precision by faster-coco-eval, whose numbers are those of pycocotools.
+
+    It does not depend on the order of pictures, results and objects: where confidences are equal, pictures count in the
+    order of their results' values, and the results of a picture by class and box.
 
     Args:
         predictions: For each picture [K, 6], ``(class, confidence, x1, y1, x2, y2)``, classes from 1.
@@ -144,30 +145,52 @@ def average_precision(
 
 
 def coco_evaluation(
-    predictions: Sequence[np.ndarray], truth: Sequence[np.ndarray], num_classes: int, image_size: tuple[int, int]
+    predictions: Sequence[np.ndarray],
+    truth: Sequence[np.ndarray],
+    num_classes: int,
+    image_size: tuple[int, int],
+    *,
+    iou_50_only: bool = False,
 ) -> Any:
-    """pycocotools' ``COCOeval`` after its work; arguments as in :func:`average_precision`."""
-    from pycocotools.cocoeval import COCOeval
+    """The ``COCOeval`` after its work; arguments as in :func:`average_precision`.
+
+    With ``iou_50_only`` it looks at the IoU threshold 0.50 and at objects of all sizes together, nothing else, so that
+    ``eval["matched"]`` pairs results and objects at that threshold.
+    """
+    from faster_coco_eval import COCOeval_faster
 
     height, width = image_size
     scale = np.array([width, height, width, height], dtype=np.float64)
-    gt = [_true_annotation(image, row, scale) for image, rows in enumerate(truth) for row in rows.astype(float)]
-    found = [
+    pictures = _in_order(predictions, truth)
+    objects = [_true_annotation(image, row, scale) for image, (_, rows) in enumerate(pictures) for row in rows]
+    results = [
         {**_annotation(image, row[0], row[2:] * scale), "score": float(row[1])}
-        for image, rows in enumerate(predictions)
-        for row in _ranked(rows.astype(float))
+        for image, (rows, _) in enumerate(pictures)
+        for row in rows
     ]
-    # pycocotools prints its progress.
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_coco(gt, len(truth), num_classes), _coco(found, len(truth), num_classes), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
+    gt, found = (_coco(one, len(pictures), num_classes) for one in (objects, results))
+    evaluation = COCOeval_faster(gt, found, "bbox")
+    if iou_50_only:
+        params = evaluation.params
+        params.iouThrs, params.areaRng, params.areaRngLbl = np.array([0.5]), params.areaRng[:1], params.areaRngLbl[:1]
+    evaluation.evaluate()
+    evaluation.accumulate()
     return evaluation
 
 
-def _ranked(rows: np.ndarray) -> np.ndarray:
-    """By falling confidence, then by class and box: of equals pycocotools takes those that come first."""
-    return rows[np.lexsort((*rows[:, :1:-1].T, rows[:, 0], -rows[:, 1]))]
+def _in_order(predictions: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pictures, results and objects in an order that their values alone decide; arguments as above.
+
+    Of equal confidences the evaluation takes those that come first. Results go by falling confidence, then by class and
+    box; objects by class and box; pictures by their results, and only where these are the same by their objects, so
+    that what is true does not lead the order.
+    """
+    pictures = []
+    for rows, objects in zip(predictions, truth, strict=True):
+        rows, objects = rows.astype(np.float64), objects.astype(np.float64)
+        by_confidence = np.lexsort((*rows[:, :1:-1].T, rows[:, 0], -rows[:, 1]))
+        pictures.append((rows[by_confidence], objects[np.lexsort(objects[:, ::-1].T)]))
+    return sorted(pictures, key=lambda picture: (picture[0].tobytes(), picture[1].tobytes()))
 
 
 def _best_thresholds(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> tuple[float, ...]:
@@ -195,13 +218,13 @@ def _annotation(image: int, class_id: float, box: np.ndarray) -> dict[str, Any]:
 
 
 def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) -> Any:
-    from pycocotools.coco import COCO
+    from faster_coco_eval import COCO
 
     coco: Any = COCO()  # Of a data set's keys only those that the evaluation reads.
     coco.dataset = {
         "images": [{"id": image} for image in range(num_images)],
         "categories": [{"id": class_id} for class_id in range(1, num_classes + 1)],
-        # Ids from 1: pycocotools takes 0 for "not matched".
+        # Ids from 1: 0 stands for "not matched".
         "annotations": [{"iscrowd": 0, **row, "id": i} for i, row in enumerate(annotations, start=1)],
     }
     coco.createIndex()
@@ -209,7 +232,7 @@ def _coco(annotations: list[dict[str, Any]], num_images: int, num_classes: int) 
 
 
 def _mean(precision: np.ndarray) -> float:
-    """The mean of the entries that are there; pycocotools marks others with -1."""
+    """The mean of the entries that are there; the evaluation marks others with -1."""
     present = precision[precision > -1]
     return float(present.mean()) if present.size else math.nan
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ from torch import Tensor
 import tinyssd_ops
 from tinyssd.errors import ConfigError
 from tinyssd.export.deployed import Deployed, Predictor
-from tinyssd.text import printable
 
 # The most pictures that an AOTInductor package takes at once: its buffers are planned for them.
 _LARGEST_BATCH = 256
@@ -31,14 +30,14 @@ class Format:
         title: For people.
         file: The name of the file.
         packages: What it needs beyond torch, to write and to check.
-        write: Writes a network, of which an input is given, to a path; the names of its classes go with it.
+        write: Writes a network, of which an input is given, to a path; the notes, text by name, go with it.
         load: The network in a file.
     """
 
     title: str
     file: str
     packages: tuple[str, ...]
-    write: Callable[[Deployed, Tensor, Path, Sequence[str]], None]
+    write: Callable[[Deployed, Tensor, Path, Mapping[str, str]], None]
     load: Callable[[Path], Predictor]
 
 
@@ -53,7 +52,7 @@ def expect_packages(name: str) -> None:
         raise ConfigError(f"--format {name}: needs the native kernels; tinyssd info says why there are none")
 
 
-def _write_onnx(model: Deployed, images: Tensor, path: Path, class_names: Sequence[str]) -> None:
+def _write_onnx(model: Deployed, images: Tensor, path: Path, notes: Mapping[str, str]) -> None:
     from tinyssd_ops.onnx import translation_table
 
     with _quiet():
@@ -70,7 +69,8 @@ def _write_onnx(model: Deployed, images: Tensor, path: Path, class_names: Sequen
     if program is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     proto = program.model_proto
-    proto.metadata_props.add(key="classes", value=_lines(class_names))
+    for name, text in notes.items():
+        proto.metadata_props.add(key=name, value=text)
     path.write_bytes(proto.SerializeToString())
 
 
@@ -86,14 +86,13 @@ def _load_onnx(path: Path) -> Predictor:
     return predict
 
 
-def _write_aoti(model: Deployed, images: Tensor, path: Path, class_names: Sequence[str]) -> None:
+def _write_aoti(model: Deployed, images: Tensor, path: Path, notes: Mapping[str, str]) -> None:
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
-    about = {"height": str(images.shape[2]), "width": str(images.shape[3]), "classes": _lines(class_names)}
     with torch.no_grad(), _quiet():
         program = torch.export.export(model, (images,), dynamic_shapes={"images": {0: batch}})
         try:
             torch._inductor.aoti_compile_and_package(
-                program, package_path=str(path), inductor_configs={"aot_inductor.metadata": about}
+                program, package_path=str(path), inductor_configs={"aot_inductor.metadata": dict(notes)}
             )
         except Exception as error:
             if type(error).__name__ == "InvalidCxxCompiler":
@@ -107,19 +106,14 @@ def _load_aoti(path: Path) -> Predictor:
     return lambda images: tuple(package(images))  # type: ignore[return-value]
 
 
-def _write_torchscript(model: Deployed, images: Tensor, path: Path, class_names: Sequence[str]) -> None:
+def _write_torchscript(model: Deployed, images: Tensor, path: Path, notes: Mapping[str, str]) -> None:
     with torch.no_grad(), _quiet():
-        torch.jit.save(torch.jit.trace(model, (images,), check_trace=False), str(path))
+        torch.jit.save(torch.jit.trace(model, (images,), check_trace=False), str(path), _extra_files=dict(notes))
 
 
 def _load_torchscript(path: Path) -> Predictor:
     with _quiet():
         return torch.jit.load(str(path))  # type: ignore[no-any-return]
-
-
-def _lines(class_names: Sequence[str]) -> str:
-    """A class a line, and nothing that a terminal would obey."""
-    return "\n".join(printable(name) for name in class_names)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tinyssd.data.place import ALIKE, GRAY
 from tinyssd.export.deployed import Deployed
 from tinyssd.run.config import RunConfig
 
@@ -9,27 +10,26 @@ from tinyssd.run.config import RunConfig
 def readme(model: Deployed, config: RunConfig) -> str:
     """The text of ``README.md``; all numbers are those of the network."""
     height, width = config.model.image_size
-    bars = (
-        f" keeping its shape: it lies in the middle, and where the shapes differ by more than 15 % gray bars "
-        f"(114, 114, 114) fill the rest; boxes are shares of the whole {width}x{height} input"
-        if config.model.keep_shape
-        else ", stretched; boxes are shares of the picture"
+    kept = config.model.keep_shape
+    return _PAGE.format(
+        width=width,
+        height=height,
+        most=model.max_detections,
+        shape=_KEPT.format(alike=ALIKE, gray=GRAY) if kept else _STRETCHED,
+        keep=_KEEP.format(alike=ALIKE) if kept else "",
+        gray=GRAY,
     )
-    pixels = (_WITH_BARS if config.model.keep_shape else _STRETCHED).format(width=width, height=height)
-    return _PAGE.format(width=width, height=height, most=model.max_detections, bars=bars, pixels=pixels)
 
 
-_STRETCHED = """\
-images = np.array(picture.resize(({width}, {height}), Image.Resampling.BILINEAR)).transpose(2, 0, 1)[None]"""
+_STRETCHED = """stretched over the input, whatever its shape"""
 
-_WITH_BARS = """\
-across, down = {width} / picture.width, {height} / picture.height
-if max(across, down) >= 1.15 * min(across, down):
-    across = down = min(across, down)
-size = (round(picture.width * across), round(picture.height * down))
-canvas = Image.new("RGB", ({width}, {height}), (114, 114, 114))
-canvas.paste(picture.resize(size, Image.Resampling.BILINEAR), (({width} - size[0]) // 2, ({height} - size[1]) // 2))
-images = np.array(canvas).transpose(2, 0, 1)[None]"""
+_KEPT = """keeping its shape:
+it lies in the middle, with bars of the colour {gray} beside it. Only where the shapes differ by a factor of
+less than {alike} is it stretched over the input"""
+
+_KEEP = """
+if max(across, down) >= {alike} * min(across, down):
+    across = down = min(across, down)"""
 
 _PAGE = """\
 # A detector, exported
@@ -40,19 +40,37 @@ Whatever the format, the network takes `images`, uint8 [B, 3, {height}, {width}]
   rows of class -1; the classes count from 1, and `model.json` has their names;
 - `counts`, int64 [B]: how many rows of each picture are detections.
 
-A picture is scaled to {width}x{height}{bars}. Scaling of colours, decoding and suppression are in the file; so are the
-thresholds, which `model.json` tells.
+A picture is scaled to {width}x{height} (bilinear, smoothed where it shrinks), {shape}. Boxes are shares of
+the whole input, and are moved back onto the picture. Scaling of colours, decoding and suppression are in the file; so
+are the thresholds, which `model.json` tells.
 
-## Pixels, in Python
+## Pixels and boxes, in Python
 
 ```python
 import json
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 about = json.load(open("model.json", encoding="utf-8"))
-picture = Image.open("photo.jpg").convert("RGB")
-{pixels}
+picture = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
+across, down = {width} / picture.width, {height} / picture.height{keep}
+size = (max(1, round(picture.width * across)), max(1, round(picture.height * down)))
+corner = (round(({width} - size[0]) / 2), round(({height} - size[1]) / 2))
+canvas = Image.new("RGB", ({width}, {height}), {gray})
+canvas.paste(picture.resize(size, Image.Resampling.BILINEAR), corner)
+images = np.array(canvas).transpose(2, 0, 1)[None]
+
+
+def on_picture(boxes):
+    # Shares of the input, [K, 4], as pixels of the picture.
+    shares = (boxes * (({width}, {height}) * 2) - corner * 2) / (size * 2)
+    return shares.clip(0, 1) * (picture.size * 2)
+
+
+def show(detections, counts):
+    rows = np.asarray(detections)[0, : int(counts[0])]
+    for (label, score), box in zip(rows[:, :2], on_picture(rows[:, 2:])):
+        print(about["classes"][int(label) - 1], round(float(score), 3), box.round(1))
 ```
 
 ## model.onnx
@@ -63,9 +81,7 @@ Operators of the standard alone, suppression by its NonMaxSuppression; any runti
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-detections, counts = session.run(None, {{"images": images}})
-for label, score, *box in detections[0, : counts[0]]:
-    print(about["classes"][int(label) - 1], score, box)
+show(*session.run(None, {{"images": images}}))
 ```
 
 ```cpp
@@ -73,29 +89,31 @@ for label, score, *box in detections[0, : counts[0]]:
 
 Ort::Env env;
 Ort::Session session(env, "model.onnx", Ort::SessionOptions{{}});
-std::vector<uint8_t> pixels(3 * {height} * {width});  // channel by channel, row by row
+std::vector<uint8_t> pixels(3 * {height} * {width});  // of the canvas above, channel by channel, row by row
 const int64_t shape[] = {{1, 3, {height}, {width}}};
 auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
 auto input = Ort::Value::CreateTensor<uint8_t>(memory, pixels.data(), pixels.size(), shape, 4);
 const char* in[] = {{"images"}};
 const char* out[] = {{"detections", "counts"}};
 auto found = session.Run(Ort::RunOptions{{}}, in, &input, 1, out, 2);
-const float* rows = found[0].GetTensorData<float>();
+const float* rows = found[0].GetTensorData<float>();  // boxes on the canvas; back as `on_picture` does
 ```
 
 ## model.pt2
 
-An AOTInductor package, compiled for the CPU of this machine: torch, the ops' native library and no Python code.
+An AOTInductor package, compiled for the CPU of this machine. It needs torch and the ops' native library, but no
+Python code.
 
 ```python
 import torch
 import tinyssd_ops  # or torch.ops.load_library("libtinyssd_ops.so"), which examples/cpp builds
 
 model = torch._inductor.aoti_load_package("model.pt2")
-detections, counts = model(torch.from_numpy(images))
+show(*model(torch.from_numpy(images)))
 ```
 
-In C++, `examples/cpp` of tinyssd_ops is a whole program with its CMake project; its heart:
+In C++, `examples/cpp` of tinyssd_ops is a whole program with its CMake project, which lays pictures on the input and
+moves the boxes back as above; its heart:
 
 ```cpp
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
@@ -112,7 +130,7 @@ TorchScript, for programs that have it already; torch itself advises torch.expor
 import torch
 import tinyssd_ops
 
-detections, counts = torch.jit.load("model.ts")(torch.from_numpy(images))
+show(*torch.jit.load("model.ts")(torch.from_numpy(images)))
 ```
 
 ```cpp

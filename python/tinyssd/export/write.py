@@ -14,13 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from tinyssd.data.images import to_rgb
-from tinyssd.data.place import on_input
+from tinyssd.data.place import ALIKE, GRAY, on_input
 from tinyssd.errors import TinySSDError
 from tinyssd.export.deployed import Deployed, Predictor
 from tinyssd.export.formats import FORMATS, expect_packages
 from tinyssd.export.readme import readme
 from tinyssd.files import write_atomically, write_json
+from tinyssd.model.detector import NetworkConfig
 from tinyssd.run.config import RunConfig
+from tinyssd.text import printable
 
 # Sums of a convolution in another order differ in their last bits; confidences are at most 1, boxes are shares.
 TOLERANCE = 1e-4
@@ -66,7 +68,7 @@ def export(
     for name in formats:
         expect_packages(name)
     out.mkdir(parents=True, exist_ok=True)
-    images = as_input(pictures, config.model.image_size, config.model.keep_shape)
+    images = as_input(pictures, config.model)
     written = []
     for name in formats:
         path, kind = out / FORMATS[name].file, FORMATS[name]
@@ -74,7 +76,7 @@ def export(
         temporary = path.with_name(f".{os.getpid()}-{path.name}")
         try:
             # Of two pictures: torch takes a batch of one for a constant.
-            kind.write(model, images[:1].expand(2, -1, -1, -1).contiguous(), temporary, config.class_names)
+            kind.write(model, images[:1].expand(2, -1, -1, -1).contiguous(), temporary, notes(config))
             written.append(_compared(model, kind.load(temporary), images, path))
             temporary.replace(path)
         finally:
@@ -85,10 +87,24 @@ def export(
     return written
 
 
-def as_input(pictures: Sequence[Image.Image], image_size: tuple[int, int], keep_shape: bool = False) -> Tensor:
+def as_input(pictures: Sequence[Image.Image], network: NetworkConfig) -> Tensor:
     """Pictures on the input, as ``tinyssd predict`` lays them there: uint8 [B, 3, H, W]."""
-    pixels = [np.array(on_input(to_rgb(one), image_size, keep_shape)[0]) for one in pictures]
+    pixels = [np.array(on_input(to_rgb(one), network.image_size, network.keep_shape)[0]) for one in pictures]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def notes(config: RunConfig) -> dict[str, str]:
+    """What lays a picture on the input and names what is found, as text that the file itself carries."""
+    height, width = config.model.image_size
+    return {
+        # A class a line, and nothing that a terminal would obey.
+        "classes": "\n".join(printable(name) for name in config.class_names),
+        "height": str(height),
+        "width": str(width),
+        "keep_shape": str(int(config.model.keep_shape)),
+        "stretch_below": str(ALIKE),
+        "fill": " ".join(str(value) for value in GRAY),
+    }
 
 
 def about(model: Deployed, config: RunConfig) -> dict[str, Any]:
@@ -102,6 +118,8 @@ def about(model: Deployed, config: RunConfig) -> dict[str, Any]:
             "colours": "RGB",
         },
         "keep_shape": config.model.keep_shape,
+        "stretch_below": ALIKE,
+        "fill": list(GRAY),
         "score_thresholds": [round(one, 6) for one in model.least[1:].tolist()],
         "nms_threshold": model.nms_threshold,
         "max_detections": model.max_detections,

@@ -160,7 +160,8 @@ def by_class(
     evaluation = coco_evaluation(predictions, truth, num_classes, image_size)
     # [IoU threshold, recall, class, size]
     precision = evaluation.eval["precision"][..., -1]
-    matches = list(_matches(evaluation, num_classes))
+    at_50 = coco_evaluation(predictions, truth, num_classes, image_size, iou_50_only=True)
+    matches = list(_matches(at_50, num_classes))
     rows = [_row(precision[:, :, i : i + 1], _curve(matches[i])) for i in range(num_classes)]
     scores, hits, objects = zip(*matches, strict=True)
     return rows, _row(precision, _curve((np.concatenate(scores), np.concatenate(hits), sum(objects))))
@@ -177,14 +178,16 @@ Matches = tuple[np.ndarray, np.ndarray, int]
 
 def _matches(evaluation: Any, num_classes: int) -> Iterator[Matches]:
     """For each class the confidences of its results, whether they hit at the IoU 0.50, and its objects."""
-    images, areas = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
-    for i in range(num_classes):
-        rows = [one for one in evaluation.evalImgs[i * areas * images : i * areas * images + images] if one]
-        counted = [~one["dtIgnore"][0].astype(bool) for one in rows]
-        scores = [np.array(one["dtScores"])[use] for one, use in zip(rows, counted, strict=True)]
-        hits = [one["dtMatches"][0][use] > 0 for one, use in zip(rows, counted, strict=True)]
-        objects = sum(int((np.array(one["gtIgnore"]) == 0).sum()) for one in rows)
-        yield np.concatenate([np.zeros(0), *scores]), np.concatenate([np.zeros(0, dtype=bool), *hits]), objects
+    results, objects = (one.dataset["annotations"] for one in (evaluation.cocoDt, evaluation.cocoGt))
+    ignored = {one["id"] for one in objects if one["iscrowd"]}
+    pairs = [tuple(map(int, pair.split("_"))) for pair in evaluation.eval["matched"]]
+    hits = {found for found, thing in pairs if thing not in ignored}
+    in_ignored = {found for found, thing in pairs if thing in ignored} - hits
+    for category in range(1, num_classes + 1):
+        counted = [one for one in results if one["category_id"] == category and one["id"] not in in_ignored]
+        scores = np.array([one["score"] for one in counted], dtype=np.float64)
+        right = np.array([one["id"] in hits for one in counted], dtype=bool)
+        yield scores, right, sum(one["category_id"] == category and not one["iscrowd"] for one in objects)
 
 
 def _curve(matches: Matches) -> Curve:
