@@ -26,7 +26,7 @@ NAME = "test_efficientnet.r160_in1k"
 ANCHORS = (((8.0, 8.0),), ((16.0, 16.0),), ((24.0, 24.0),))
 CONFIG = dataclasses.replace(
     CONFIG,
-    model=PyramidConfig(4, (64, 96), ANCHORS, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), neck=8, backbone=NAME),
+    model=PyramidConfig(4, (32, 32), ANCHORS, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1), neck=8, backbone=NAME),
     loss=LossConfig.aligned(),
 )
 
@@ -118,12 +118,8 @@ def test_a_run_needs_no_file_any_more(run, tmp_path, monkeypatch, capsys):
 def test_exported(run, tmp_path, form, capsys):
     for package in ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ():
         pytest.importorskip(package)
-    contents = load_checkpoint(run / "checkpoint.pt")
-    for name, value in contents["model"].items():
-        if name.startswith("class_heads.") and name.endswith(".1.weight"):
-            value *= 100  # After so few steps all scores are alike, and their order one of rounding.
-    save_checkpoint(tmp_path / "checkpoint.pt", contents)
-    assert main(["export", str(tmp_path), "--format", form, "--score", "0.005"]) == 0
+    # All results: after so few steps the scores are alike, and rounding would decide which are above a larger one.
+    assert main(["export", str(run), "--format", form, "--out", str(tmp_path), "--score", "0"]) == 0
     output = capsys.readouterr().out
     assert "finds what the network finds" in output
     assert " 0 objects" not in output
