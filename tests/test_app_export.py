@@ -138,7 +138,7 @@ def package(exported):
 
 
 def expect_alike(found, wanted, tolerance):
-    """Rows (name, confidence, x1, y1, x2, y2), those of equal names in any order."""
+    """Rows (class, confidence, x1, y1, x2, y2) in any order, as nearly equal confidences may change places."""
     assert sorted(row[0] for row in found) == sorted(row[0] for row in wanted)
     for rows, others in ((found, wanted), (wanted, found)):
         for name, *numbers in rows:
@@ -173,7 +173,8 @@ def test_written_and_loaded_again(run, exported, pictures, name):
     for batch, wanted, count in ((images, rows, counts), (images[1:2], rows[1:2], counts[1:2])):
         other_rows, other_counts = found(batch)
         assert torch.equal(other_counts, count)
-        torch.testing.assert_close(other_rows, wanted, rtol=0, atol=1e-5)
+        for one, other, n in zip(wanted.tolist(), other_rows.tolist(), count.tolist(), strict=True):
+            expect_alike(other[:n], one[:n], 1e-5)
     about = json.loads((exported / "model.json").read_text())
     assert about["classes"] == list(NAMES)
     assert (about["keep_shape"], about["stretch_below"], about["fill"]) == (True, 1.15, [114, 114, 114])
@@ -249,7 +250,8 @@ assert not [name for name in sys.modules if name.startswith("tinyssd")], "the li
     for (rows, counts), batch in zip(found, images.split([2, 1, 3]), strict=True):
         wanted, wanted_counts = model(batch)
         assert torch.equal(counts, wanted_counts)
-        torch.testing.assert_close(rows, wanted, rtol=0, atol=1e-5)
+        for one, other, n in zip(wanted.tolist(), rows.tolist(), counts.tolist(), strict=True):
+            expect_alike(other[:n], one[:n], 1e-5)
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
