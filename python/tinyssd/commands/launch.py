@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -44,7 +43,7 @@ def launch(count: int, words: Sequence[str]) -> int:
             return _until_the_end(running)
         except KeyboardInterrupt:
             for process in running:
-                process.send_signal(signal.SIGINT)
+                process.terminate()  # A shell's background jobs ignore SIGINT.
             return _until_the_end(running)
     finally:
         for process in running:
