@@ -12,9 +12,11 @@ from PIL import Image
 from tinyssd.check import boxes
 from tinyssd.check.report import examine
 from tinyssd.check.snapshot import take_snapshot
+from tinyssd.data import csv, draft, read
 from tinyssd.data.clean import clean
 from tinyssd.data.labels import DataSet, Object, Picture
 from tinyssd.data.read import read_data_set
+from tinyssd.errors import DataError
 from tinyssd.model.pyramid import PyramidConfig
 
 SIDE, COUNT = 1000, 5000
@@ -45,13 +47,14 @@ def _yolo(folder: Path, drawn: list[tuple[float, float, float, float]]) -> None:
     middle = [((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1) for x1, y1, x2, y2 in drawn]
     lines = ["0 " + " ".join(f"{value / SIDE:.7f}" for value in one) for one in middle]
     (folder / "a.txt").write_text("\n".join(lines))
-    (folder / "b.txt").write_text(lines[0])
+    for name in "bc":
+        (folder / f"{name}.txt").write_text(lines[0])
 
 
 def _csv(folder: Path, drawn: list[tuple[float, float, float, float]]) -> None:
     rows = [
         f"{name}.png,thing,{x1},{y1},{x2},{y2}"
-        for name in "ba"
+        for name in "bca"
         for x1, y1, x2, y2 in drawn[: None if name == "a" else 1]
     ]
     (folder / "labels.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *rows]))
@@ -63,14 +66,15 @@ def _coco(folder: Path, drawn: list[tuple[float, float, float, float]]) -> None:
         for number, (x1, y1, x2, y2) in enumerate(drawn)
     ]
     images = [
-        {"id": number, "file_name": f"{name}.png", "width": SIDE, "height": SIDE} for number, name in enumerate("ba")
+        {"id": number, "file_name": f"{name}.png", "width": SIDE, "height": SIDE} for number, name in enumerate("bac")
     ]
+    annotations += [{**annotations[0], "id": f"of {image}", "image_id": image} for image in (0, 2)]
     document = {"images": images, "categories": [{"id": 1, "name": "thing"}], "annotations": annotations}
     (folder / "_annotations.coco.json").write_text(json.dumps(document))
 
 
 def _voc(folder: Path, drawn: list[tuple[float, float, float, float]]) -> None:
-    for name, some in (("a", drawn), ("b", drawn[:1])):
+    for name, some in (("a", drawn), ("b", drawn[:1]), ("c", drawn[:1])):
         objects = "".join(
             f"<object><name>thing</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
             "</bndbox></object>\n"
@@ -79,10 +83,15 @@ def _voc(folder: Path, drawn: list[tuple[float, float, float, float]]) -> None:
         (folder / f"{name}.xml").write_text(f"<annotation><filename>{name}.png</filename>\n{objects}</annotation>")
 
 
+def _objects(found: DataSet) -> list[str]:
+    """The name of the picture of each object."""
+    return [picture.path.name for of in found.splits.values() for picture in of for _ in picture.objects]
+
+
 # Bytes of an object at the peak; the elements of an XML document are larger than its text.
 @pytest.mark.parametrize(("write", "most"), [(_yolo, 1000), (_csv, 1000), (_coco, 1200), (_voc, 3500)])
 def test_memory_of_an_object(write, most, tmp_path):
-    for name in "ab":
+    for name in "abc":
         Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"{name}.png")
     write(tmp_path, _drawn(COUNT, 0))
     tracemalloc.start()
@@ -94,6 +103,41 @@ def test_memory_of_an_object(write, most, tmp_path):
     assert sum(len(picture.objects) for pictures in found.splits.values() for picture in pictures) >= COUNT
     assert kept / COUNT < 600
     assert peak / COUNT < most
+
+
+@pytest.mark.parametrize("write", [_yolo, _csv, _coco, _voc])
+def test_a_picture_with_too_many_objects_is_left_out(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(draft, "MOST_OBJECTS", 100)
+    monkeypatch.setattr(read, "MOST_OBJECTS", 100)
+    for name in "abc":
+        Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"{name}.png")
+    write(tmp_path, _drawn(100, 0))
+    assert sorted(_objects(read_data_set(tmp_path))) == ["a.png"] * 100 + ["b.png", "c.png"]  # As many as there may be.
+    write(tmp_path, _drawn(101, 0))
+    found = read_data_set(tmp_path)
+    assert [problem.message for problem in found.problems] == ["left out: a.png has more than 100 objects"]
+    assert sorted(_objects(found)) == ["b.png", "c.png"]
+
+
+def test_lines_of_a_crowded_picture_are_not_gathered(tmp_path, monkeypatch):
+    monkeypatch.setattr(draft, "MOST_OBJECTS", 100)
+    made = 0
+    row = csv._row
+
+    def counted(*args):
+        nonlocal made
+        made += 1
+        return row(*args)
+
+    monkeypatch.setattr(csv, "_row", counted)
+    for name in "ab":
+        Image.new("RGB", (SIDE, SIDE)).save(tmp_path / f"{name}.png")
+    _csv(tmp_path, _drawn(COUNT, 0))
+    table = tmp_path / "labels.csv"
+    table.write_text(table.read_text().replace("c.png", "b.png"))  # What is left is too little to divide.
+    with pytest.raises(DataError, match=r"labels\.csv, line 4: left out: a\.png has more than"):
+        read_data_set(tmp_path)
+    assert made == 2 + 101  # Those of b.png; of the other as many as show it.
 
 
 def test_doubles_are_those_of_the_definition():

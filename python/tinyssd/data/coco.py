@@ -137,7 +137,7 @@ def _add(
         problems.add("bad line", "error", f"{where}: no image has the id {_short(item.get('image_id'))}", path)
         return
     entry = entries[image]
-    if entry is None:
+    if entry is None or entry.crowded:
         return  # Its picture is a problem already.
     if category not in names:
         message = f"{where}: no category has the id {_short(item.get('category_id'))}"

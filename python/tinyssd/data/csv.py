@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeGuard
 
@@ -70,7 +71,7 @@ class Table:
     columns: dict[str, int]
     header: tuple[str, ...]
 
-    @property
+    @cached_property
     def box(self) -> tuple[str, ...] | None:
         """The columns of the box, where they are all there."""
         return next((names for names in (_CORNERS, _CORNER_AND_SIZE) if all(n in self.columns for n in names)), None)
@@ -181,6 +182,8 @@ def _read_table(tree: Tree, name: str, table: Table, draft: Draft, problems: Pro
         if picture is None:
             continue
         entry = draft.entry(picture, here, path, line)
+        if entry.crowded:
+            continue
         entry.size = _size(values)
         row = _row(values, table, path, line, problems)
         if row is not None:

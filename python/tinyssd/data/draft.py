@@ -13,6 +13,8 @@ from tinyssd.data.labels import Problem, Severity
 Box = tuple[float, float, float, float]
 
 _MOST_OF_A_KIND = 1000
+# Far beyond what anybody draws; comparing the boxes of one picture costs more than in proportion.
+MOST_OBJECTS = 100_000
 
 
 class Problems:
@@ -85,6 +87,11 @@ class Entry:
     file: Path | None = None
     line: int | None = None
     size: tuple[float, float] | None = None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether there are more objects than a picture may have; readers then need not gather the rest of them."""
+        return len(self.rows) > MOST_OBJECTS
 
 
 @dataclass

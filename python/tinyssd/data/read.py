@@ -10,7 +10,7 @@ from tinyssd.data.boxes import in_pixels
 from tinyssd.data.coco import find_coco, read_coco
 from tinyssd.data.config import FORMATS, Choice
 from tinyssd.data.csv import EXPECTED, find_csv, read_csv
-from tinyssd.data.draft import Draft, Entry, Problems
+from tinyssd.data.draft import MOST_OBJECTS, Draft, Entry, Problems
 from tinyssd.data.images import Header, read_header
 from tinyssd.data.labels import DataSet, Object, Picture
 from tinyssd.data.lists import apply_choice, apply_lists, split_lists
@@ -21,6 +21,7 @@ from tinyssd.data.tree import Tree, suffix
 from tinyssd.data.voc import find_voc, read_voc
 from tinyssd.data.yolo import find_yolo, read_yolo
 from tinyssd.errors import DataError
+from tinyssd.text import printable
 
 TITLES = {"voc": "Pascal VOC", "coco": "COCO", "yolo": "YOLO", "csv": "CSV"}
 
@@ -66,6 +67,7 @@ def read_data_set(path: Path, choice: Choice | None = None) -> DataSet:
     draft = _READ[kind](tree, files, problems)
     if not draft.entries:
         raise DataError(f"{path}: no labelled picture in it{_first(problems)}" if files else _nothing_found(tree))
+    crowded = _crowded(draft, tree, problems)
     others = [TITLES[name] for name, files in found.items() if files and name != kind]
     if others and not choice.format:
         draft.notes.append(f"read as {TITLES[kind]}, though there is {' and '.join(others)} too (--format)")
@@ -75,13 +77,15 @@ def read_data_set(path: Path, choice: Choice | None = None) -> DataSet:
     names = name_classes(draft, tree, choice.classes, problems)
     headers = _headers(draft, tree, problems)
     had_training = any(split_of(name) == "train" for name in files) or any(e.split == "train" for e in draft.entries)
-    draft.entries = [entry for entry in draft.entries if entry.picture in headers]
+    draft.entries = [entry for entry in draft.entries if entry.picture in headers and entry.picture not in crowded]
     if not draft.entries or (had_training and all(entry.split != "train" for entry in draft.entries)):
         raise DataError(f"{path}: no training picture is there or can be read{_first(problems)}")
     objects = in_pixels(draft, headers, problems)
-    splits = {
-        name: tuple(_picture(entry, tree, headers, objects) for entry in of) for name, of in divide(draft).items()
-    }
+    try:
+        divided = divide(draft)
+    except DataError as error:
+        raise DataError(f"{error}{_first(problems)}") from error
+    splits = {name: tuple(_picture(entry, tree, headers, objects) for entry in of) for name, of in divided.items()}
     return DataSet(kind, tree.root, names, splits, tuple(draft.notes), problems.all())
 
 
@@ -113,6 +117,17 @@ def _nothing_found(tree: Tree, only: str | None = None) -> str:
     tables = [name for name in tree.with_suffix(".csv", ".tsv") if only in (None, name)]
     header = f"; {tables[0]} has no {EXPECTED}" if tables else ""
     return f"{what} of a known format (VOC's XML, COCO's JSON, YOLO's text files, or a table), but {there}{header}"
+
+
+def _crowded(draft: Draft, tree: Tree, problems: Problems) -> set[str]:
+    """The pictures with more objects than one may have."""
+    found = set()
+    for entry in draft.entries:
+        if entry.crowded:
+            message = f"left out: {printable(entry.picture)} has more than {MOST_OBJECTS:,} objects"
+            problems.add("too many objects", "error", message, entry.file or tree.path(entry.picture), entry.line)
+            found.add(entry.picture)
+    return found
 
 
 def _headers(draft: Draft, tree: Tree, problems: Problems) -> dict[str, Header]:

@@ -205,6 +205,8 @@ def _read_labels(path: Path, entry: Entry, poses: bool, problems: Problems) -> N
         fields = text.split()
         if not fields:
             continue
+        if entry.crowded:
+            return
         try:
             number, box = _object(fields, poses)
         except ValueError as error:
