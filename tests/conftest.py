@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 import time
 import zlib
@@ -30,6 +31,11 @@ settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("ci")
+
+# Started in the background or by nohup, a program ignores these; the tests see what one in a terminal sees.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _signal in {"SIGHUP", "SIGTERM"} & vars(signal).keys():
+    signal.signal(getattr(signal, _signal), signal.SIG_DFL)
 
 DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 _INFO = tinyssd_ops.info()

@@ -103,7 +103,8 @@ def _write_aoti(model: Deployed, images: Tensor, path: Path, notes: Mapping[str,
 def _load_aoti(path: Path) -> Predictor:
     with _quiet():
         package: Any = torch._inductor.aoti_load_package(str(path))
-    return lambda images: tuple(package(images))  # type: ignore[return-value]
+    # A package takes its input to lie as the example did.
+    return lambda images: tuple(package(images.contiguous()))  # type: ignore[return-value]
 
 
 def _write_torchscript(model: Deployed, images: Tensor, path: Path, notes: Mapping[str, str]) -> None:

@@ -58,7 +58,7 @@ size = (max(1, round(picture.width * across)), max(1, round(picture.height * dow
 corner = (round(({width} - size[0]) / 2), round(({height} - size[1]) / 2))
 canvas = Image.new("RGB", ({width}, {height}), {gray})
 canvas.paste(picture.resize(size, Image.Resampling.BILINEAR), corner)
-images = np.array(canvas).transpose(2, 0, 1)[None]
+images = np.ascontiguousarray(np.array(canvas).transpose(2, 0, 1)[None])  # model.pt2 reads memory as it lies
 
 
 def on_picture(boxes):
