@@ -280,8 +280,10 @@ def test_cpp_example(run, package, pictures, tmp_path):
         found[name].append((label, *map(float, numbers.split())))
     for name, wanted in zip(names, predicted(run, pictures), strict=True):
         assert len(wanted) > 2
-        # Its pixels are those of Pillow, but for some that are one off where a picture shrinks.
-        expect_alike(found[name], [(printable(label), *numbers) for label, *numbers in wanted], 2e-2, threshold=0.5)
+        # Its pixels are those of Pillow, but for some that are one off where a picture is resized.
+        tolerance = 1e-4 if name == "0.ppm" else 5e-2
+        others = [(printable(label), *numbers) for label, *numbers in wanted]
+        expect_alike(found[name], others, tolerance, threshold=0.5)
     broken = subprocess.run(
         [build / "detect", package, "none.ppm"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
