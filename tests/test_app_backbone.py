@@ -34,7 +34,7 @@ CONFIG = dataclasses.replace(
 @pytest.fixture(scope="module")
 def timm():
     cases.torchvision()  # It cannot be imported without.
-    return pytest.importorskip("timm")
+    return pytest.importorskip("timm", reason="timm is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_run_needs_no_file_any_more(run, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("form", ["onnx", "torchscript"])
 def test_exported(run, tmp_path, form, capsys):
     for package in ("onnx", "onnxscript", "onnxruntime") if form == "onnx" else ():
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason=f"{package} is not installed")
     # All results: after so few steps the scores are alike, and rounding would decide which are above a larger one.
     assert main(["export", str(run), "--format", form, "--out", str(tmp_path), "--score", "0"]) == 0
     output = capsys.readouterr().out

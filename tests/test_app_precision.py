@@ -46,7 +46,9 @@ def problem(seed, most=250):
 
 def by_pycocotools(evaluation):
     """pycocotools' evaluation of the same annotations."""
-    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    reason = "pycocotools, the peer, is not installed"
+    coco = pytest.importorskip("pycocotools.coco", reason=reason)
+    cocoeval = pytest.importorskip("pycocotools.cocoeval", reason=reason)
     both = []
     for one in (evaluation.cocoGt, evaluation.cocoDt):
         copied = coco.COCO()

@@ -248,7 +248,7 @@ def test_the_plain_loop_trains_the_same_network(network, monkeypatch):
     torch.testing.assert_close(losses, losses[:1] * 3, rtol=1e-3, atol=0)
 
 
-@pytest.mark.skipif(not speed.PAGE.exists(), reason="the pages are in the source tree")
+@pytest.mark.skipif(not speed.PAGE.exists(), reason="an installed package is tested, not a source tree")
 def test_the_speed_tables_are_those_of_what_is_kept():
     text = speed.PAGE.read_text(encoding="utf-8")
     assert speed.page(text) == text, "run python -m benchmarks.speed"
