@@ -177,6 +177,13 @@ def test_difference_classes(theirs):
     assert theirs.batched_nms(boxes, scores, ids, 0.5).tolist() == [0]
 
 
+def test_difference_nan_among_ids(theirs):
+    for n, expected in ((3, [0, 1, 2]), (1001, [])):
+        boxes, scores, ids = UNIT.expand(n, 4), torch.arange(n, 0, -1.0), torch.full((n,), NAN)
+        assert ours.batched_nms(boxes, scores, ids, 0.5).tolist() == [0]
+        assert theirs.batched_nms(boxes, scores, ids, 0.5).tolist() == expected
+
+
 def test_difference_half_precision(theirs):
     boxes = torch.tensor([[0.1, 0.1, 2000.7, 3.3]]).half()
     other = torch.tensor([[1.3, 0.2, 1999.1, 3.1]]).half()
@@ -202,9 +209,53 @@ def test_difference_formats(theirs):
     assert theirs.box_iou(box, box, "xywh").item() != 1
 
 
-def test_difference_rotated_formats():
+def test_difference_refused(theirs):
     with pytest.raises(ValueError, match="fmt: expected one of xyxy, xywh, cxcywh, got 'xywhr'"):
         ours.box_iou(torch.ones(1, 4), torch.ones(1, 4), fmt="xywhr")
+    assert theirs.box_area(torch.ones(2, 5)).tolist() == [0, 0]
+    with pytest.raises(ValueError, match=r"boxes: expected shape \[\.\.\., 4\], got \[2, 5\]"):
+        ours.box_area(torch.ones(2, 5))
+    for dtype in (torch.bool, torch.complex64, torch.float8_e5m2):
+        boxes = torch.ones(2, 4).to(dtype)
+        for call in (
+            lambda boxes=boxes: ours.box_iou(boxes, boxes),
+            lambda boxes=boxes: ours.distance_box_iou_loss(boxes, boxes),
+            lambda boxes=boxes: ours.box_area(boxes),
+            lambda boxes=boxes: ours.box_convert(boxes, "xyxy", "xywh"),
+            lambda boxes=boxes: ours.clip_boxes_to_image(boxes, (1, 1)),
+            lambda boxes=boxes: ours.remove_small_boxes(boxes, 1),
+        ):
+            with pytest.raises(ValueError, match=f"boxes1?: expected floats or integers, got {dtype}"):
+                call()
+    quantized = torch.quantize_per_tensor(torch.ones(2, 4), 0.1, 0, torch.quint8)
+    with pytest.raises(TypeError, match="boxes: expected an ordinary, dense tensor, got a quantized one"):
+        ours.nms(quantized, quantized[:, 0], 0.5)
+
+
+def test_numbers_as_tensors(theirs):
+    """torchvision takes them; and an empty list, as ``torch.tensor([])``, where it takes one."""
+    g = cases.generator(12)
+    boxes, scores, ids = drawn_boxes(40, g), drawn_scores(40, g), torch.arange(40) % 3
+    for half in (torch.tensor(0.5), torch.tensor([0.5])):
+        for module in (ours, theirs):
+            assert_same(module.nms(boxes, scores, half), ours.nms(boxes, scores, 0.5))
+            assert_same(module.batched_nms(boxes, scores, ids, half), ours.batched_nms(boxes, scores, ids, 0.5))
+        for name in ("distance_box_iou", "complete_box_iou", "generalized_box_iou_loss", "distance_box_iou_loss"):
+            found, expected = (getattr(module, name)(boxes, boxes, eps=half) for module in (ours, theirs))
+            torch.testing.assert_close(found, expected)
+    nothing = torch.tensor([])
+    for module in (ours, theirs):
+        assert_same(module.batched_nms(nothing, nothing, nothing, 0.5), torch.zeros(0, dtype=torch.int64))
+        assert_same(module.box_area(torch.ones(2, 4, dtype=torch.uint16)), torch.zeros(2, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"^eps: expected a number, got nan"):
+        ours.complete_box_iou_loss(boxes, boxes, eps=NAN)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float16, torch.bfloat16, torch.float64])
+def test_ids_of_every_dtype(theirs, dtype):
+    g = cases.generator(13)
+    boxes, scores, ids = drawn_boxes(40, g), drawn_scores(40, g), (torch.arange(40) % 3 - 1).to(dtype)
+    assert_same(ours.batched_nms(boxes, scores, ids, 0.5), theirs.batched_nms(boxes, scores, ids, 0.5))
 
 
 def test_difference_eps_of_the_complete_loss(theirs):
@@ -245,6 +296,18 @@ def test_difference_errors(theirs):
         theirs.nms(torch.ones(3, 3), torch.ones(3), 0.5)
     with pytest.raises(ValueError, match="reduction: expected one of none, mean, sum, got 'max'"):
         ours.generalized_box_iou_loss(UNIT, UNIT, "max")
+
+
+def test_threshold_in_float32():
+    boxes = torch.zeros(1, 4)
+    g = cases.generator(14)
+    drawn = torch.rand(500, generator=g, dtype=torch.float64) * 2.0 ** torch.randint(-160, 1, (500,), generator=g)
+    edges = [0.0, 0.1, 0.5, 1 - 1e-9, 1 - 1e-16, 5e-324, 1.4e-45, 1.5e-45, 1.1754943508222875e-38]
+    for value in edges + drawn.tolist():
+        found = ours._threshold(value, boxes, boxes[:, 0])
+        narrow = torch.tensor(found, dtype=torch.float32)
+        assert narrow.item() == found <= value
+        assert torch.nextafter(narrow, torch.tensor(INF)).item() > value
 
 
 def test_thresholds_between_floats(theirs):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import sys
+import threading
 import types
+import warnings
 from unittest import mock
 
 import cases
@@ -217,6 +220,70 @@ def test_patch_for_good(theirs):
     finally:
         patch.undo()
     assert torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [1, 0]
+
+
+@pytest.fixture
+def is_patched(theirs, monkeypatch):
+    """A function: whether all that was torchvision's is ours now, or none of it (anything else fails)."""
+    user = types.ModuleType("a_user_of_torchvision")
+    user.overlap = theirs.ops.box_iou
+    monkeypatch.setitem(sys.modules, user.__name__, user)
+    point, boxes, scores = torch.ones(1, 4), cases.disjoint(2), torch.tensor([0.5, cases.NAN])
+
+    def ask():
+        found = {
+            user.overlap(point, point).item() == 0,
+            theirs.ops.boxes.box_iou(point, point).item() == 0,
+            torch.ops.torchvision.nms(boxes, scores, 0.5).tolist() == [0, 1],
+        }
+        assert len(found) == 1
+        return found.pop()
+
+    assert not ask()
+    return ask
+
+
+def test_patches_that_end_in_any_order(theirs, is_patched):
+    first, second = ours.patch(), ours.patch()
+    for patch in (first, first, second):
+        assert is_patched()
+        patch.undo()
+    assert not is_patched()
+    with pytest.raises(KeyError), ours.patched():
+        raise KeyError
+
+    def patch_again_and_again():
+        for _ in range(5):
+            with ours.patched():
+                pass
+
+    threads = [threading.Thread(target=patch_again_and_again) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not is_patched()
+
+
+def test_names_taken_inside_a_patch(theirs, monkeypatch):
+    user = types.ModuleType("a_late_user_of_torchvision")
+    monkeypatch.setitem(sys.modules, user.__name__, user)
+    with ours.patched():
+        user.nms = theirs.ops.nms
+        assert pickle.loads(pickle.dumps(user.nms)) is user.nms
+    assert user.nms is theirs.ops.nms
+
+
+def test_what_a_patch_leaves_to_torchvision(theirs):
+    g = cases.generator(4)
+    rotated, boxes, scores = torch.rand(3, 5, generator=g), cases.random_boxes(5) * 10, cases.random_scores(5)
+    quantized = [torch.quantize_per_tensor(t, 0.01, 0, torch.quint8) for t in (boxes, scores)]
+    expected = theirs.ops.box_iou(rotated, rotated, fmt="cxcywhr"), theirs.ops.nms(*quantized, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with ours.patched():
+            found = theirs.ops.box_iou(rotated, rotated, "cxcywhr"), theirs.ops.nms(*quantized, iou_threshold=0.5)
+    cases.assert_same(found, expected)
 
 
 class Suppress(torch.nn.Module):

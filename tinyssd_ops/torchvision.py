@@ -8,8 +8,8 @@ itself is needed by these three alone.
 Results are torchvision's, float by float or to the last bits of a sum, but for what follows. Each line is a choice,
 held by a test (``tests/test_torchvision.py``).
 
-- **Order of equal scores**: always that of the indices. torchvision's ``batched_nms`` sorts 1,000 boxes and more again,
-  in no stable order.
+- **Order of equal scores**: always that of the indices. torchvision's ``batched_nms`` sorts more than 1,000 boxes
+  again, in no stable order.
 - **NaN**: a box with a NaN overlaps nothing, and its IoU is 0, not NaN; a NaN score ranks last, not first.
 - **No union**: two boxes without area, or with inverted sides, have the IoU 0 where torchvision divides 0 by 0; so does
   each other term of the family whose denominator is not positive and finite.
@@ -19,7 +19,9 @@ held by a test (``tests/test_torchvision.py``).
   takes them on the CPU too, and boxes and scores of two dtypes.
 - **Integers**: computed in float64 and rounded once; torchvision's differences of uint8 and int16 boxes wrap around.
 - **Formats**: ``box_iou`` turns other formats into corners first, so that areas and intersection are rounded alike.
-- **Rotated formats** are refused.
+- **NaN among the ids** of ``batched_nms`` is a class; torchvision keeps each such box, or none of more than 1,000.
+- **Refused**: rotated formats; boxes of other than four numbers; quantized boxes, and those of bool, complex or 8-bit
+  floats.
 - **eps of** ``complete_box_iou_loss`` is used throughout; torchvision uses 1e-7 for all but ``alpha``, whatever it is.
 - **Gradients at ties**: where boxes share an edge, each gets half of its slope; edges that touch count as overlapping;
   slopes are finite whatever the boxes are.
@@ -59,6 +61,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     for name, tensor in (("boxes", boxes), ("scores", scores), ("idxs", idxs)):
         _checks.expect_tensor(name, tensor)
     threshold = _threshold(iou_threshold, boxes, scores)
+    if boxes.shape == (0,):  # torchvision takes an empty list there
+        boxes = boxes.reshape(0, 4)
     ids = _integer_ids(idxs).to(boxes.device)
     if threshold < 0:
         _checks.check_batched_nms(boxes, scores, ids, 0.0)
@@ -68,16 +72,19 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     """As ``torchvision.ops.box_area``: [..., 4] to [...], in at least 32 bits."""
-    _checks.expect_shape("boxes", boxes, [..., 4])
+    _expect_boxes("boxes", boxes)
     _expect_format("fmt", fmt)
-    wide = boxes.to(torch.promote_types(boxes.dtype, torch.float32 if boxes.is_floating_point() else torch.int32))
+    if boxes.dtype in (torch.float32, torch.float64, torch.int32, torch.int64):
+        wide = boxes
+    else:
+        wide = boxes.float() if boxes.is_floating_point() else boxes.int()
     sides = wide[..., 2:] - wide[..., :2] if fmt == "xyxy" else wide[..., 2:]
     return sides[..., 0] * sides[..., 1]
 
 
 def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
     """As ``torchvision.ops.box_convert``, for xyxy, xywh and cxcywh: [..., 4] to a new [..., 4]."""
-    _checks.expect_shape("boxes", boxes, [..., 4])
+    _expect_boxes("boxes", boxes)
     _expect_format("in_fmt", in_fmt)
     _expect_format("out_fmt", out_fmt)
     if in_fmt == out_fmt:
@@ -96,7 +103,7 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
 
 def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """As ``torchvision.ops.clip_boxes_to_image``: boxes [..., 4] cut to a picture of ``(height, width)``."""
-    _checks.expect_shape("boxes", boxes, [..., 4])
+    _expect_boxes("boxes", boxes)
     height, width = size
     x, y = boxes[..., 0::2].clamp(min=0, max=width), boxes[..., 1::2].clamp(min=0, max=height)
     return torch.stack((x, y), dim=-1).flatten(-2)
@@ -104,7 +111,7 @@ def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
     """As ``torchvision.ops.remove_small_boxes``: the indices of the boxes whose sides reach ``min_size``."""
-    _checks.expect_shape("boxes", boxes, [..., 4])
+    _expect_boxes("boxes", boxes)
     sides = boxes[..., 2:] - boxes[..., :2]
     return torch.where((sides >= min_size).all(dim=-1))[0]
 
@@ -224,6 +231,7 @@ def _functions() -> dict[str, Callable[..., Tensor]]:
 
 def _family(boxes1: Tensor, boxes2: Tensor, kind: str, eps: float = 0.0, fmt: str = "xyxy") -> Tensor:
     one, two, result = _as_floats(boxes1, boxes2)
+    eps = _number("eps", eps)
     if fmt != "xyxy":
         one, two = box_convert(one, fmt, "xyxy"), box_convert(two, fmt, "xyxy")
     one = one[None] if one.dim() == 1 else one  # torchvision takes a single box there
@@ -235,6 +243,8 @@ def _loss(boxes1: Tensor, boxes2: Tensor, kind: str, reduction: str, eps: float)
     known = ("none", "mean", "sum")
     _checks.expect(reduction in known, f"reduction: expected one of {', '.join(known)}, got {reduction!r}")
     one, two, _ = _as_floats(boxes1, boxes2)
+    eps = _number("eps", eps)
+    _checks.expect_number("eps", eps)
     loss = 1 - ops.iou_pairs(one, two, kind, aligned=True, eps=eps, union_eps=eps)
     if boxes1.dtype != torch.float64 and boxes2.dtype != torch.float64:
         loss = loss.float()
@@ -246,9 +256,7 @@ def _loss(boxes1: Tensor, boxes2: Tensor, kind: str, reduction: str, eps: float)
 def _as_floats(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor, torch.dtype]:
     """Boxes of any real dtype as floats, and the dtype of torchvision's result."""
     for name, boxes in (("boxes1", boxes1), ("boxes2", boxes2)):
-        _checks.expect_shape(name, boxes, [..., 4])
-        good = not boxes.is_complex() and boxes.dtype != torch.bool
-        _checks.expect(good, f"{name}: expected floats or integers, got {boxes.dtype}")
+        _expect_boxes(name, boxes)
     together = torch.promote_types(boxes1.dtype, boxes2.dtype)
     if not together.is_floating_point:
         return boxes1.double(), boxes2.double(), torch.get_default_dtype()
@@ -260,20 +268,24 @@ def _as_floats(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor, torch.dt
     )
 
 
-def _threshold(value: float, boxes: Tensor, scores: Tensor) -> float:
+def _threshold(value: float | Tensor, boxes: Tensor, scores: Tensor) -> float:
     """A threshold in 0..1 with the outcome of this one, or one below 0, which suppresses all boxes but the first.
 
     torchvision compares in float64; for a float32 IoU that is a comparison with the float32 at or below the threshold.
     """
-    value = _checks.number("iou_threshold", value)
+    value = _number("iou_threshold", value)
     if not value < 1:
         return 1.0  # also NaN
     if value < 0 or torch.float64 in (boxes.dtype, scores.dtype):
         return value
-    narrow = torch.tensor(value, dtype=torch.float32, device="cpu")
-    if narrow.item() > value:
-        narrow = torch.nextafter(narrow, torch.tensor(-math.inf, device="cpu"))
-    return max(narrow.item(), 0.0)
+    _, exponent = math.frexp(value)
+    unit = max(exponent - 24, -149)  # of the last bit of a float32
+    return math.ldexp(math.floor(math.ldexp(value, -unit)), unit)
+
+
+def _number(name: str, value: float | Tensor) -> float:
+    """The value; torchvision takes a tensor of one number too."""
+    return _checks.number(name, value.item() if isinstance(value, Tensor) and value.numel() == 1 else value)
 
 
 def _integer_ids(idxs: Tensor) -> Tensor:
@@ -282,8 +294,17 @@ def _integer_ids(idxs: Tensor) -> Tensor:
         return idxs.to(torch.uint8)
     if not idxs.is_floating_point():
         return idxs
+    if idxs.element_size() == 1:
+        idxs = idxs.float()
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[idxs.element_size()]
     return (idxs + 0.0).contiguous().view(bits)  # -0.0 and 0.0 are one class
+
+
+def _expect_boxes(name: str, boxes: Tensor) -> None:
+    _checks.expect_shape(name, boxes, [..., 4])
+    good = boxes.dtype != torch.bool and not boxes.is_complex()
+    good = good and not (boxes.is_floating_point() and boxes.element_size() == 1)
+    _checks.expect(good, f"{name}: expected floats or integers, got {boxes.dtype}")
 
 
 def _expect_format(name: str, fmt: str) -> None:
