@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -129,6 +131,17 @@ def test_resume_of_a_finished_run_changes_nothing(run, capsys):
     before = (run / "metrics.jsonl").read_text()
     assert main(["train", "--resume", str(run)]) == 0
     assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_the_length_is_told_in_passes():
+    """Of few pictures an epoch is several passes; ``--epochs`` counts passes of one."""
+    from tinyssd.commands.common import describe
+    from tinyssd.training.demo import demo_config
+
+    config = demo_config()
+    config = replace(config, train=replace(config.train, epochs=1, passes=3))
+    assert "for 1 epoch of 3 passes over the pictures on " in describe(config, Path("run"))
+    assert "for 1 epoch on " in describe(replace(config, train=replace(config.train, passes=1)), Path("run"))
 
 
 def test_help_tells_the_defaults(capsys):

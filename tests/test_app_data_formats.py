@@ -147,7 +147,7 @@ def test_voc_file_that_cannot_be_read_is_said(tmp_path, text, message):
     (tmp_path / "Annotations" / "d.xml").write_text(text)
     (problem, rest) = read_data_set(tmp_path).problems
     assert str(problem).startswith(f"{tmp_path}/Annotations/d.xml: {message}")
-    assert rest.message == "1 pictures of the lists have no labels or are not there"
+    assert rest.message == "1 picture of the lists without labels or not there"
 
 
 def coco(tmp_path, **changes):
@@ -313,3 +313,13 @@ def test_summary_says_what_was_found_and_done(tmp_path):
     with pytest.raises(DataError, match="--strict, and 2 things are wrong:\n") as error:
         training_set(tmp_path, Choice(), strict=True)
     assert "d.png: cannot read this picture" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["voc", "coco", "tensorflow", "yolo by split"])
+def test_pictures_without_labels_are_told(kind, tmp_path):
+    """In YOLO's files too, where other pictures of the folder have none: there they are pictures without objects."""
+    WRITERS[kind][0](tmp_path)
+    save_picture(tmp_path / "more" / "x.png")
+    save_picture(tmp_path / "more" / "y.png")
+    notes = [note for note in read_data_set(tmp_path).notes if "not used" in note]
+    assert notes == ["2 pictures are not used, as no label file or list names them (first: more/x.png)"]

@@ -93,7 +93,7 @@ def test_other_tables_and_folders_do_not_disturb(tmp_path):
     (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
     found = read_data_set(tmp_path)
     assert names_in(found) == {"train": ["a"], "val": ["b"]}
-    assert "1 pictures belong to no split and are not used" in found.notes
+    assert "1 picture is of no split and not used" in found.notes
 
 
 def test_a_split_is_drawn_where_nothing_says_one(tmp_path):

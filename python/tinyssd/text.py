@@ -23,6 +23,11 @@ def printable(text: str) -> str:
     return "".join(_escaped(character) for character in text)
 
 
+def plural(count: int, one: str, many: str = "") -> str:
+    """A count with its noun; ``many`` where the plural is not the noun and an s."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def _escaped(character: str) -> str:
     if character in _JOINERS or unicodedata.category(character) not in _ESCAPED_CATEGORIES:
         return character

@@ -10,6 +10,7 @@ from itertools import product
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.labels import Object, Picture, Problem, Severity
 from tinyssd.data.turns import frame_of
+from tinyssd.text import plural
 
 # Half a pixel beyond the edge is a matter of rounding.
 TOLERANCE = 0.5
@@ -83,7 +84,7 @@ def turned_pictures(snapshot: Snapshot) -> Iterator[Problem]:
     turned = [picture for _, picture in snapshot.pictures() if picture.turned != 1 and picture.objects]
     unclear = [picture for picture in turned if not _before_turn(picture)]
     if unclear:
-        have = "1 picture has" if len(unclear) == 1 else f"{len(unclear)} pictures have"
+        have = plural(len(unclear), "picture has", "pictures have")
         message = (
             f"{have} an EXIF turn, as this one; their boxes are taken to be those of the upright "
             "picture, unless others say the opposite: see whether the examples agree"

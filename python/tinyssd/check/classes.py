@@ -9,6 +9,7 @@ from statistics import median
 
 from tinyssd.check.snapshot import Snapshot
 from tinyssd.data.labels import Problem, Severity
+from tinyssd.text import plural
 
 # With fewer examples of a class a small network learns them by heart.
 _FEW = 20
@@ -34,7 +35,7 @@ def names_alike(snapshot: Snapshot) -> Iterator[Problem]:
     counts = class_counts(snapshot)
     for group in alike(names):
         if len(group) > 1:
-            listed = " and ".join(f"{names[i]!r} ({_objects(counts[i])})" for i in group)
+            listed = " and ".join(f"{names[i]!r} ({plural(counts[i], 'object')})" for i in group)
             message = f"the classes {listed} differ only in the way they are written"
             yield Problem("class names alike", "warning", message)
 
@@ -68,13 +69,13 @@ def class_balance(snapshot: Snapshot) -> Iterator[Problem]:
     present = sorted((counts[i], i) for i in range(len(names)) if counts[i])
     for count, i in present:
         if count < _FEW:
-            message = f"the class {names[i]!r} has {_objects(count)} to train on; {_FEW} are few already"
+            message = f"the class {names[i]!r} has {plural(count, 'object')} to train on; {_FEW} are few already"
             yield Problem("class with few objects", "warning", message)
     if len(present) > 1:
         (least, rare), (most, common) = present[0], present[-1]
         message = (
-            f"the largest class to train on, {names[common]!r}, has {_objects(most)}, the smallest, {names[rare]!r}, "
-            f"has {least}: {most / least:.1f} to 1"
+            f"the largest class to train on, {names[common]!r}, has {plural(most, 'object')}, the smallest, "
+            f"{names[rare]!r}, has {least}: {most / least:.1f} to 1"
         )
         yield Problem("class balance", "warning" if most >= _UNEVEN * least else "note", message)
 
@@ -88,8 +89,8 @@ def thinly_labelled(snapshot: Snapshot) -> Iterator[Problem]:
         for picture, counts in zip(pictures, per_picture, strict=True):
             if usual >= _FULL and counts[i] <= usual / _FULL:
                 message = (
-                    f"{picture.path.name} has {_objects(counts[i])} of the class {name!r}, half of the pictures have "
-                    f"{usual:g} or more; has each one a box?"
+                    f"{picture.path.name} has {plural(counts[i], 'object')} of the class {name!r}, half of the "
+                    f"pictures have {usual:g} or more; has each one a box?"
                 )
                 yield Problem("picture with few boxes", "warning", message, picture.file or picture.path, picture.line)
 
@@ -112,7 +113,3 @@ def alike(names: Sequence[str]) -> list[list[int]]:
 
 def _from_one(snapshot: Snapshot) -> bool:
     return all(item.class_id > 0 for _, _, item in snapshot.objects())
-
-
-def _objects(count: int) -> str:
-    return "1 object" if count == 1 else f"{count} objects"

@@ -10,9 +10,10 @@ from tinyssd.check.drawn import drawn_picture
 from tinyssd.check.examples import choose_examples
 from tinyssd.check.pictures import find_twins
 from tinyssd.check.report import SEVERITIES, Group, Report
-from tinyssd.check.report_text import config_json, plural
+from tinyssd.check.report_text import config_json
 from tinyssd.data.labels import Problem
 from tinyssd.drawing.page import bar, labelled_bar, page, swatch, table, text
+from tinyssd.text import plural
 
 # Of one kind; --json has all.
 _LISTED = 500
@@ -31,7 +32,7 @@ def to_html(report: Report) -> str:
         *_examples(report),
         *_pairs(report),
     )
-    return page(f"{data.root.name}: {plural(report.count('error'), 'error', 'errors')}", sections)
+    return page(f"{data.root.name}: {plural(report.count('error'), 'error')}", sections)
 
 
 def _header(report: Report) -> str:
@@ -39,12 +40,13 @@ def _header(report: Report) -> str:
     badges = ""
     for severity in SEVERITIES:
         count = report.count(severity)
-        label = plural(count, severity, f"{severity}s")
+        label = plural(count, severity)
         badges += f'<span class="badge {severity if count else "none"}">{label}</span>'
     notes = "".join(f"<p>{text(note)}</p>" for note in data.notes)
     pictures = sum(row.pictures for row in report.splits)
     objects = sum(row.objects for row in report.splits)
-    size = f"{data.format}, {pictures} pictures, {objects} objects, {plural(len(data.class_names), 'class', 'classes')}"
+    classes = plural(len(data.class_names), "class", "classes")
+    size = f"{data.format}, {plural(pictures, 'picture')}, {plural(objects, 'object')}, {classes}"
     return f'<header><h1>{text(data.root)}</h1><p class="quiet">{text(size)}</p>{notes}<p>{badges}</p></header>'
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tinyssd.check.anchors import AnchorFit, band_name
 from tinyssd.check.report import SEVERITIES, Group, Report
 from tinyssd.data.labels import Problem
-from tinyssd.text import printable
+from tinyssd.text import plural, printable
 
 # Of one kind; a thousand lines of the first kind would push the second off the screen.
 LISTED = 20
@@ -39,7 +39,7 @@ def to_text(report: Report, listed: int | None = LISTED) -> str:
 
 def summary(report: Report) -> str:
     """How much was found, in one line."""
-    counts = [plural(report.count(severity), severity, f"{severity}s") for severity in SEVERITIES]
+    counts = [plural(report.count(severity), severity) for severity in SEVERITIES]
     return f"{counts[0]}, {counts[1]}, {counts[2]}"
 
 
@@ -62,11 +62,6 @@ def to_json(report: Report) -> str:
 def config_json(fit: AnchorFit) -> str:
     """The best proposal as a configuration file on one line; empty where nothing is to change."""
     return json.dumps(fit.best.config) if fit.best.config else ""
-
-
-def plural(count: int, one: str, many: str) -> str:
-    """A count with its noun."""
-    return f"{count} {one if count == 1 else many}"
 
 
 def _finding_values(finding: Problem) -> dict[str, Any]:

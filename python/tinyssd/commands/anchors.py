@@ -8,6 +8,7 @@ from pathlib import Path
 from tinyssd.commands.common import Commands
 from tinyssd.commands.data_options import add_data_options, choice
 from tinyssd.terminal import say
+from tinyssd.text import plural
 
 
 def add(commands: Commands) -> None:
@@ -38,7 +39,7 @@ def _run(options: argparse.Namespace) -> int:
     data = training_set(options.data, choice(options))
     objects = training_objects(PictureFiles(data.splits["train"], data.class_names))
     fitted = fit(objects, longer_side=options.image_size)
-    say(f"{len(objects.class_ids)} objects; {fitted}")
+    say(f"{plural(len(objects.class_ids), 'object')}; {fitted}")
     boxes = [(stride, size) for stride, stage in zip(STRIDES, fitted.anchors, strict=True) for size in stage]
     ious = overlap(objects.on_input(fitted.image_size), np.array([size for _, size in boxes]))
     own, best = ious.argmax(axis=1), ious.max(axis=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tinyssd import processes
 from tinyssd.errors import DataError
-from tinyssd.text import printable
+from tinyssd.text import plural, printable
 
 if TYPE_CHECKING:
     from tinyssd.evaluation.evaluate import Metrics
@@ -69,8 +69,13 @@ def describe(config: RunConfig, run: Path) -> str:
     shared = f" by {processes.count()} processes" if processes.count() > 1 else ""
     return (
         f"training on {data_label(config.data.name)} ({classes}) at {width}x{height} pixels for "
-        f"{config.train.epochs} epochs on {pick_device(config.train.device)}{shared}{backbone}; run folder {run}"
+        f"{_length(config)} on {pick_device(config.train.device)}{shared}{backbone}; run folder {run}"
     )
+
+
+def _length(config: RunConfig) -> str:
+    epochs = plural(config.train.epochs, "epoch")
+    return epochs if config.train.passes == 1 else f"{epochs} of {config.train.passes} passes over the pictures"
 
 
 def metrics_table(metrics: Metrics, class_names: Sequence[str]) -> str:

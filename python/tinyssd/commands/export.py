@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tinyssd.commands.common import Commands, data_name, expect_data
 from tinyssd.errors import ConfigError
 from tinyssd.terminal import say
+from tinyssd.text import plural
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,8 +64,8 @@ def _run(options: argparse.Namespace) -> int:
     say(f"exporting {run} as {', '.join(FORMATS[name].title for name in formats)}")
     for one in export(deployed(trained, options.score), trained.config, formats, out, pictures):
         say(
-            f"wrote {one.path}: finds what the network finds, {one.detections} objects in {one.pictures} pictures, "
-            f"within {one.difference:.1g}"
+            f"wrote {one.path}: finds what the network finds, {plural(one.detections, 'object')} in "
+            f"{plural(one.pictures, 'picture')}, within {one.difference:.1g}"
         )
     say(f"{out / 'README.md'} shows how to use it from Python and C++")
     return 0

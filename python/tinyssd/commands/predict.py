@@ -11,6 +11,7 @@ from typing import Any
 from tinyssd.commands.common import EXIT_ERROR, EXIT_INTERRUPTED, Commands, print_error
 from tinyssd.errors import ConfigError, DataError
 from tinyssd.terminal import say
+from tinyssd.text import plural
 
 # Objects of a picture that a line names one by one.
 _MOST_NAMED = 8
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     finally:
         written = results.write(options.write)
     images = len({row["image"] for row in results.rows})
-    count = f"{images} of {len(paths)} files before it was stopped" if stopped else _counted(images)
+    count = f"{images} of {len(paths)} files before it was stopped" if stopped else plural(images, "picture")
     say(f"wrote {count} and {', '.join(written)} (confidence from {_least(threshold)}) to {options.out}/")
     return EXIT_INTERRUPTED if stopped else EXIT_ERROR if failed else 0
 
@@ -110,7 +111,3 @@ def _found(detections: list[dict[str, Any]]) -> str:
         counts = Counter(d["label"] for d in detections)
         return ", ".join(f"{count} x {label}" for label, count in counts.most_common())
     return ", ".join(f"{d['label']} {d['score']:.0%}" for d in detections) or "nothing"
-
-
-def _counted(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"

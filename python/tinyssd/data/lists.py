@@ -14,6 +14,7 @@ from tinyssd.data.splits import split_of
 from tinyssd.data.text import read_text
 from tinyssd.data.tree import Tree
 from tinyssd.errors import DataError
+from tinyssd.text import plural
 
 
 def apply_lists(draft: Draft, tree: Tree, problems: Problems) -> None:
@@ -41,7 +42,7 @@ def apply_lists(draft: Draft, tree: Tree, problems: Problems) -> None:
     folder = max(found, key=lambda name: (len(found[name]), posixpath.basename(name) == "Main"))
     draft.notes.append(f"the splits are those of the lists in {folder or draft.root.name}/")
     if unknown[folder]:
-        message = f"{unknown[folder]} pictures of the lists have no labels or are not there"
+        message = f"{plural(unknown[folder], 'picture')} of the lists without labels or not there"
         problems.add("no picture", "error", message, tree.path(folder))
     for place, split in found[folder].items():
         draft.entries[place].split = split

@@ -21,7 +21,7 @@ from tinyssd.data.tree import Tree, suffix
 from tinyssd.data.voc import find_voc, read_voc
 from tinyssd.data.yolo import find_yolo, read_yolo
 from tinyssd.errors import DataError
-from tinyssd.text import printable
+from tinyssd.text import plural, printable
 
 TITLES = {"voc": "Pascal VOC", "coco": "COCO", "yolo": "YOLO", "csv": "CSV"}
 
@@ -68,6 +68,10 @@ def read_data_set(path: Path, choice: Choice | None = None) -> DataSet:
     if not draft.entries:
         raise DataError(f"{path}: no labelled picture in it{_first(problems)}" if files else _nothing_found(tree))
     crowded = _crowded(draft, tree, problems)
+    left_out = sorted(set(tree.pictures) - {entry.picture for entry in draft.entries})
+    if left_out:
+        are = plural(len(left_out), "picture is", "pictures are")
+        draft.notes.append(f"{are} not used, as no label file or list names them (first: {printable(left_out[0])})")
     others = [TITLES[name] for name, files in found.items() if files and name != kind]
     if others and not choice.format:
         draft.notes.append(f"read as {TITLES[kind]}, though there is {' and '.join(others)} too (--format)")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyssd.data.draft import Draft, Entry
 from tinyssd.errors import DataError
+from tinyssd.text import plural
 
 _SHARE = 0.2  # of the pictures, for validation, where nothing says which
 _SEED = 0  # one for all: runs of other seeds are compared on the same pictures
@@ -55,7 +56,7 @@ def divide(draft: Draft) -> dict[str, list[Entry]]:
         return _drawn([entry for entries in splits.values() for entry in entries], draft)
     rest = splits.pop("", [])
     if rest:
-        draft.notes.append(f"{len(rest)} pictures belong to no split and are not used")
+        draft.notes.append(f"{plural(len(rest), 'picture is', 'pictures are')} of no split and not used")
     if "val" not in splits and "test" in splits:
         draft.notes.append("there is no validation split, so the test split is used for it")
         splits["val"] = splits.pop("test")

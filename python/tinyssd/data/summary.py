@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from tinyssd.data.labels import DataSet, Picture, Problem
 from tinyssd.data.read import TITLES
+from tinyssd.text import plural
 
 _MOST_CLASSES = 20
 # What was done about each kind of problem.
@@ -63,17 +64,13 @@ def _split_text(name: str, pictures: tuple[Picture, ...]) -> str:
     objects = [item for picture in pictures for item in picture.objects]
     ignored = sum(item.ignored for item in objects)
     empty = sum(not picture.objects for picture in pictures)
-    parts = [_plural(len(objects) - ignored, "object")]
+    parts = [plural(len(objects) - ignored, "object")]
     if ignored:
         parts.append(f"{ignored} ignored")
     if empty:
         parts.append(f"{empty} without objects")
     unused = ", not used here" if name == "test" else ""
-    return f"{name} {_plural(len(pictures), 'picture')} ({', '.join(parts)}{unused})"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{name} {plural(len(pictures), 'picture')} ({', '.join(parts)}{unused})"
 
 
 def _classes_text(data_set: DataSet) -> str:

@@ -21,7 +21,7 @@ from tinyssd.data.splits import split_of
 from tinyssd.data.text import read_text
 from tinyssd.data.tree import Tree
 from tinyssd.errors import DataError
-from tinyssd.text import printable
+from tinyssd.text import plural, printable
 
 _MOST_BYTES = 1 << 24
 _MOST_DEPTH = 20
@@ -61,7 +61,7 @@ def read_yolo(tree: Tree, files: Sequence[str], problems: Problems) -> Draft:
         if posixpath.basename(posixpath.dirname(name)).lower() == "labels" or "/labels/" in f"/{name}":
             problems.add("no picture", "error", "no picture has the name of this label file", tree.path(name))
     if unlabelled:
-        draft.notes.append(f"{unlabelled} pictures without a label file count as pictures without objects")
+        draft.notes.append(f"{plural(unlabelled, 'picture')} without a label file taken as without objects")
     return draft
 
 

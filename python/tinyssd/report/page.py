@@ -16,6 +16,7 @@ from tinyssd.drawing.page import PageBox, bar, figure, page, swatch, table, text
 from tinyssd.report.charts import Line, chart
 from tinyssd.report.findings import FOUND_IOU, ClassRow, Curve, PictureFindings, by_class, confusion
 from tinyssd.run.checkpoint import Trained
+from tinyssd.text import plural
 
 _WORST, _BEST = 8, 4
 # A larger matrix cannot be read.
@@ -75,8 +76,8 @@ def _header(run: RunFacts, every: ClassRow) -> str:
     seconds = sum(row["seconds"] for row in run.history)
     backbone = f", backbone {config.backbone}" if config.backbone else ""
     facts = (
-        f"{width}x{height} pixels, {weights:,} parameters{backbone}, {len(run.history)} epochs in {seconds:,.0f} s; "
-        f"data set {config.data.name}"
+        f"{width}x{height} pixels, {weights:,} parameters{backbone}, "
+        f"{plural(len(run.history), 'epoch')} in {seconds:,.0f} s; data set {config.data.name}"
     )
     badges = "".join(
         f'<span class="badge note">{name} {_number(value)}</span>'
