@@ -186,6 +186,18 @@ def test_work_grows_like_n_log_n(kind):
     assert large < 8 * small + 8 * sizes[0]
 
 
+@pytest.mark.parametrize("count", [1, 8, 16])
+def test_many_searches_that_the_grid_cannot_serve(count, threads):
+    """Of one wave, among tiny boxes: each large one is hidden by a kept one of half its side, far from all others."""
+    place = torch.arange(30_000)[:, None] % 1000 // torch.tensor([1, 100]) % 100
+    tiny = torch.cat((0.02 * place, 0.02 * place + 0.012), dim=1)
+    corner = 100 + 3.0 * torch.arange(count)[:, None].expand(count, 2)
+    hiding, hidden = torch.cat((corner, corner + 0.5), dim=1), torch.cat((corner, corner + 1), dim=1)
+    boxes = torch.cat((hiding, tiny[:20_000], hidden, tiny[20_000:]))
+    kept = OPS.nms(boxes, torch.linspace(1, 0, len(boxes)), 0.011)
+    assert kept.tolist() == list(range(count + 1000))
+
+
 @pytest.mark.parametrize("kind", ["identical", "pixels", "nested"])
 def test_assignment_looks_at_few_tiles(kind):
     """Where all IoUs tie, or all boxes want the same anchors, the work is at most that of all pairs."""

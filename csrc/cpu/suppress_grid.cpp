@@ -9,10 +9,9 @@
 namespace tinyssd {
 namespace {
 
-constexpr int64_t kLanes = 8;                 // kept boxes tested at once in a cell
-constexpr int kLog2Cells = 1;                 // cells to the longest side of a level
-constexpr int64_t kMostCells = 4096;          // of a level in one search
-constexpr int64_t kNever = int64_t{1} << 60;  // more work than any budget
+constexpr int64_t kLanes = 8;         // kept boxes tested at once in a cell
+constexpr int kLog2Cells = 1;         // cells to the longest side of a level
+constexpr int64_t kMostCells = 4096;  // of a level in one search
 
 struct Bucket {
   uint32_t begin, size;

@@ -16,6 +16,11 @@
 namespace tinyssd {
 
 constexpr int64_t kListLanes = 32;  // kept boxes tested at once in a list
+// What a search adds to the work where the index cannot serve it: more than the budget of 2**32 boxes, and little enough
+// for millions of such searches in one wave to be summed up.
+constexpr int64_t kNever = int64_t{1} << 40;
+
+inline void count_work(int64_t work) { work_done() += work % kNever; }
 
 // One list, in the order of rank.
 template <class T>
@@ -79,7 +84,7 @@ struct DecideOneByOne {
     }
     *decided = i;
     *shared = index;
-    work_done() += work;
+    count_work(work);
   }
 };
 
@@ -145,7 +150,7 @@ int64_t decide_in_waves(Index& index, const Task<T>& task, int64_t begin) {
     run_simd<DecideOneByOne>(&index, task, at, stop, &at);
     if (at < stop) break;
   }
-  work_done() += work;
+  count_work(work);
   return at;
 }
 

@@ -129,7 +129,7 @@ double count_global(BlockCounts& block, const Group& group) {
   }
   double latency = costs.l1_latency;
   for (const uint64_t sector : sectors) {
-    const uint64_t place = block.pages.sector(sector);
+    const uint64_t place = block.met.number(sector);
     uint64_t& cached = block.cached[(place * 0x9e3779b97f4a7c15 >> 32) % kCachedSectors];
     if (cached == place) {
       ++totals.l1_sectors;

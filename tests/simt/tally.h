@@ -43,25 +43,17 @@ struct Totals {
   double depth = 0, deepest = 0, most_instructions = 0;
 };
 
-// The pages of memory that a block reads, in the order in which it meets them: where in the address space they lie, which
-// no two processes have alike, decides nothing.
-struct Pages {
-  static constexpr uint64_t kSectors = 4096 / kSectorBytes;
+// The sectors of memory that a block reads, in the order in which it meets them: where they lie in the address space, which
+// no two processes have alike, decides nothing. (Tensors begin at multiples of 64 bytes: what shares a sector does so always.)
+struct Sectors {
   std::unordered_map<uint64_t, uint64_t> numbers;
-  uint64_t last = ~uint64_t{0}, number = 0;
 
-  uint64_t sector(uint64_t s) {
-    if (s / kSectors != last) {
-      last = s / kSectors;
-      number = numbers.try_emplace(last, numbers.size()).first->second;
-    }
-    return number * kSectors + s % kSectors;
-  }
+  uint64_t number(uint64_t sector) { return numbers.try_emplace(sector, numbers.size()).first->second; }
 };
 
 struct BlockCounts {
   std::vector<WarpCounts> warps;
-  Pages pages;
+  Sectors met;
   std::vector<uint64_t> cached = std::vector<uint64_t>(kCachedSectors, ~uint64_t{0});
   double weight = 0;
   Totals totals;
