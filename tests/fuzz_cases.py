@@ -17,6 +17,7 @@ NASTY += [cases.NAN, cases.INF, -cases.INF]
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = ["contiguous", "strided", "reversed dimensions", "odd address"]
 ALWAYS, NEVER = 0, 2**40
+MANY = 1000  # boxes of a list that goes in waves, beyond what the loops of the oracles are for
 # The sizes at which kernels change their ways, lowered to those of the cases.
 LIMITS: dict[str, list[int]] = {
     "worth_a_thread": [0, 1000],
@@ -149,7 +150,19 @@ def _target(pick: random.Random) -> tuple[Any, ...]:
     return some_boxes(pick, _size(pick)), torch.cat((classes, boxes), dim=2), _threshold(pick)
 
 
+def _many_boxes(pick: random.Random, n: int) -> Tensor:
+    """Boxes [n, 4] of many sizes, some of them again and again: enough for waves, and for a grid to be of no use."""
+    generator = torch.Generator().manual_seed(pick.getrandbits(40))
+    corner = torch.rand(n, 2, generator=generator) * 10 ** pick.uniform(-2, 2)
+    longest = 10 ** (pick.choice([1, 2, 4]) * (torch.rand(n, 1, generator=generator) - 1))
+    boxes = torch.cat((corner, corner + longest * (0.5 + torch.rand(n, 2, generator=generator))), dim=1)
+    return boxes[torch.randint(n // pick.choice([1, 5, 50]), (n,), generator=generator)]
+
+
 def _nms(pick: random.Random) -> tuple[Any, ...]:
+    if pick.random() < 0.1:
+        n = pick.randrange(MANY, 3 * MANY)
+        return _many_boxes(pick, n), some_scores(pick, n), pick.choice([0.0101, 0.015, 0.02, 0.3, 0.9])
     n = _size(pick)
     return some_boxes(pick, n), some_scores(pick, n), _threshold(pick)
 
@@ -169,6 +182,11 @@ def _nms_padded(pick: random.Random) -> tuple[Any, ...]:
     scores = some_scores(pick, images * n).view(images, n)
     ids = pick.choice([None, _ids(pick, images * n).view(images, n)])
     return boxes, scores, _threshold(pick), ids, pick.choice([None, 0.2]), pick.choice([None, 0, 1, 7, 50])
+
+
+def _soft_nms(pick: random.Random) -> tuple[Any, ...]:
+    boxes, scores, threshold, ids, least, most = _nms_padded(pick)
+    return boxes, scores, pick.random() < 0.5, threshold, pick.choice([0.1, 0.5]), ids, least, most
 
 
 def _predictions(pick: random.Random) -> tuple[Tensor, Tensor, Tensor]:
@@ -238,6 +256,7 @@ DRAWN: dict[str, Callable[[random.Random], tuple[Any, ...]]] = {
     "nms": _nms,
     "batched_nms": _batched_nms,
     "nms_padded": _nms_padded,
+    "soft_nms": _soft_nms,
     "multibox_detection": _detection,
     "detect": _detect,
     "assign_threshold": _assign_threshold,
@@ -257,4 +276,7 @@ def draw(pick: random.Random, simd_paths: list[str]) -> Case:
     tensors = sum(isinstance(arg, Tensor) for arg in args)
     layouts = tuple(pick.choice(LAYOUTS) if pick.random() < 0.4 else "contiguous" for _ in range(tensors))
     limits = {name: pick.choice(values) for name, values in LIMITS.items()} if pick.random() < 0.7 else {}
-    return Case(op, args, layouts, pick.choice(simd_paths), pick.choice([1, 1, 3]), limits)
+    threads = pick.choice([1, 1, 3])
+    if op in ("nms", "batched_nms") and len(args[0]) >= MANY:  # as they come, in waves
+        limits, threads = {"least_in_waves": 1}, 3
+    return Case(op, args, layouts, pick.choice(simd_paths), threads, limits)

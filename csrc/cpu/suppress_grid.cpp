@@ -53,7 +53,8 @@ struct Grid {
 
   TINYSSD_INLINE bool affords(int64_t cells, int64_t count) const {
     constexpr int64_t kBoxesAhead = 64;
-    return cells <= most_cells * (count + kBoxesAhead) && neighbours <= most_neighbours * (num_kept + kBoxesAhead);
+    return cells < kNever && cells <= most_cells * (count + kBoxesAhead) &&
+           neighbours <= most_neighbours * (num_kept + kBoxesAhead);
   }
 
   TINYSSD_INLINE void insert(int64_t i, const Box<T>& box, T box_area) {

@@ -16,8 +16,8 @@
 namespace tinyssd {
 
 constexpr int64_t kListLanes = 32;  // kept boxes tested at once in a list
-// What a search adds to the work where the index cannot serve it: more than the budget of 2**32 boxes, and little enough
-// for millions of such searches in one wave to be summed up.
+// What a search adds to the work where the index cannot serve it: more than searches can add up to, and little enough for
+// millions of such ones in one wave to be summed up.
 constexpr int64_t kNever = int64_t{1} << 40;
 
 inline void count_work(int64_t work) { work_done() += work % kNever; }
