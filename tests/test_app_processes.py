@@ -35,12 +35,15 @@ pytestmark = pytest.mark.skipif(
 PYRAMID = dataclasses.replace(CONFIG, model=dataclasses.replace(SMALL, num_classes=4), loss=LossConfig.aligned())
 
 
-def in_two(function, *arguments):
-    """What a function returns, or the exception that it raises, in two forked processes that know of each other."""
+def in_two(function, *arguments, machines=1):
+    """What a function returns, or the exception that it raises, in two forked processes that know of each other.
+
+    With two ``machines`` each takes the other to be on another one.
+    """
     context, port = multiprocessing.get_context("fork"), launching._free_port()
     pipes = [context.Pipe(duplex=False) for _ in range(2)]
     started = [
-        context.Process(target=_as_one_of_two, args=(rank, port, pipe[1], function, arguments))
+        context.Process(target=_as_one_of_two, args=(rank, port, 2 // machines, pipe[1], function, arguments))
         for rank, pipe in enumerate(pipes)
     ]
     for process in started:
@@ -61,9 +64,10 @@ def _received(pipe):
         return None
 
 
-def _as_one_of_two(rank, port, pipe, function, arguments):
+def _as_one_of_two(rank, port, here, pipe, function, arguments):
     torch.set_num_threads(1)
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["LOCAL_WORLD_SIZE"] = str(here)
     try:
         with processes.joined():
             pipe.send(function(*arguments))
@@ -118,9 +122,24 @@ def statistics_shared():
     return [one.detach().numpy() for one in (output, images.grad, *weights, *layer.buffers())]
 
 
-def test_batch_normalisation_sees_all_pictures():
+def small_and_large():
+    """What each of the processes has, of shapes that go through a pipe and of one that does not."""
+    return [
+        processes.gathered(torch.full(shape, float(processes.rank()))).numpy()
+        for shape in ((), (0, 3), (2, 3), (5000,))
+    ]
+
+
+def test_tensors_of_each_process():
+    for one in in_two(small_and_large):
+        for values, shape in zip(one, ((), (0, 3), (2, 3), (5000,)), strict=True):
+            np.testing.assert_array_equal(values, np.stack([np.full(shape, 0.0), np.full(shape, 1.0)]))
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_batch_normalisation_sees_all_pictures(machines):
     output, gradient, *others = statistics_shared()
-    for rank, (part, part_gradient, *part_others) in enumerate(in_two(statistics_shared)):
+    for rank, (part, part_gradient, *part_others) in enumerate(in_two(statistics_shared, machines=machines)):
         for mine, expected in zip(
             (part, part_gradient, *part_others), (output[rank::2], gradient[rank::2], *others), strict=True
         ):
@@ -168,7 +187,7 @@ def dying_in_the_second(config, run):
 def test_the_death_of_one_is_said_by_the_other(tmp_path):
     first, second = in_two(dying_in_the_second, CONFIG, tmp_path / "run")
     assert second is None
-    assert out_of_resources(first) == "another process of this training has ended"
+    assert "another process of this training has ended" in (str(first), out_of_resources(first))
 
 
 def test_what_fails_in_both_is_said_once(tmp_path):

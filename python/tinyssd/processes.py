@@ -7,14 +7,17 @@ is imported where it is needed, as the command line asks here before it speaks.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tinyssd.errors import ConfigError, TinySSDError
+from tinyssd.errors import ConfigError, TinySSDError, TrainingError
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     import torch
     from torch import Tensor, nn
 
@@ -25,6 +28,9 @@ _TORCHRUN = {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 # The others wait while the first one validates. One that dies is noticed at once, by its closed connection or torchrun.
 _PATIENCE = timedelta(hours=6)
+
+# Every system's pipes take so much before it is read, so that all may write first.
+_MOST_PIPED = 4096
 
 
 def count() -> int:
@@ -60,7 +66,8 @@ def joined() -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
-        yield
+        with _Pipes.open() if os.environ.get("LOCAL_WORLD_SIZE") == str(count()) else contextlib.nullcontext():
+            yield
     finally:
         distributed.destroy_process_group()
 
@@ -85,14 +92,24 @@ def own_device(device: torch.device) -> torch.device:
     return own
 
 
+def gathered(value: Tensor) -> Tensor:
+    """What each of the P processes has, in all of them, without a gradient: [P, ...] of tensors of one shape."""
+    value = value.detach()
+    if count() == 1:
+        return value[None]
+    import torch
+    from torch import distributed
+
+    if _Pipes.current is not None and value.device.type == "cpu" and value.nbytes <= _MOST_PIPED:
+        return _Pipes.current.gathered(value)
+    all_of = [torch.empty_like(value) for _ in range(count())]
+    distributed.all_gather(all_of, value)
+    return torch.stack(all_of)
+
+
 def summed(value: Tensor) -> Tensor:
     """The sum of what the processes have, in all of them, without a gradient; alone ``value`` itself."""
-    if count() > 1:
-        from torch import distributed
-
-        value = value.detach().clone()
-        distributed.all_reduce(value)
-    return value
+    return gathered(value).sum(dim=0) if count() > 1 else value
 
 
 def any_of(flag: bool) -> bool:
@@ -146,4 +163,67 @@ def together(model: nn.Module) -> nn.Module:
         return model
     from torch.nn.parallel import DistributedDataParallel
 
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
+    # The running statistics are the same everywhere by themselves, as the normalisations share what they see. Newer
+    # versions of torch have another name for it.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    no_copies: dict[str, Any] = {
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+    }
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, **no_copies)
+
+
+class _Pipes:
+    """One from each process of this machine to each of the others, for what is small.
+
+    Whatever its size, a message by gloo takes 0.2 ms of the processor's time and eight changes of the thread, by a pipe
+    a twentieth of it; and the batch normalisations have a hundred of them in a step.
+    """
+
+    current: _Pipes | None = None
+
+    def __init__(self) -> None:
+        from multiprocessing.connection import Client, Listener
+
+        from torch import distributed
+
+        addresses: list[Any] = [None] * count()
+        self._to: dict[int, Connection] = {}
+        with Listener(backlog=count()) as listener:
+            distributed.all_gather_object(addresses, listener.address)
+            for other in range(rank()):
+                self._to[other] = Client(addresses[other])
+                self._to[other].send_bytes(rank().to_bytes(4, "big"))
+            for _ in range(rank() + 1, count()):
+                pipe = listener.accept()
+                self._to[int.from_bytes(pipe.recv_bytes(), "big")] = pipe
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls) -> Iterator[None]:
+        """Those of this process, until the end of the context."""
+        cls.current = cls()
+        try:
+            yield
+        finally:
+            for pipe in cls.current._to.values():
+                pipe.close()
+            cls.current = None
+
+    def gathered(self, value: Tensor) -> Tensor:
+        """As :func:`gathered`.
+
+        Raises:
+            TrainingError: If another process has ended.
+        """
+        import torch
+
+        rows = value.new_empty(count(), value.numel()).numpy()
+        rows[rank()] = value.flatten().numpy()
+        try:
+            for pipe in self._to.values():
+                pipe.send_bytes(rows[rank()])
+            for other, pipe in self._to.items():
+                pipe.recv_bytes_into(rows[other])
+        except (EOFError, ConnectionError) as error:
+            raise TrainingError("another process of this training has ended") from error
+        return torch.from_numpy(rows).view(count(), *value.shape)

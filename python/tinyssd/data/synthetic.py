@@ -67,7 +67,7 @@ def draw_example(random: np.random.Generator, side: int) -> Example:
         labels.append((shape, *box))
     if random.random() < 0.5:
         _draw_twig(canvas, random)
-    image = canvas.resize((side, side), Image.Resampling.BOX)
+    image = canvas.reduce(_SUPERSAMPLING)
     noise = random.normal(0, random.uniform(2, 10), (side, side, 1))
     pixels = np.clip(np.asarray(image, dtype=np.float32) + noise, 0, 255).astype(np.uint8)
     return Example(Image.fromarray(pixels), np.array(labels, dtype=np.float32))
@@ -142,12 +142,13 @@ def _draw_object(
     angle = random.uniform(-0.5, 0.5)
     mirror = -1 if random.random() < 0.5 else 1
     stretch = random.uniform(0.85, 1.15)
+    cos, sin = math.cos(angle), math.sin(angle)
 
     def to_canvas(points: Points) -> Points:
         turned = []
         for x, y in points:
             x, y = mirror * x * stretch, y / stretch
-            u, v = x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
+            u, v = x * cos - y * sin, x * sin + y * cos
             turned.append(((cx + radius * u) * scale, (cy + radius * v) * scale))
         return turned
 

@@ -46,7 +46,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
             share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * size / max(size - 1, 1), share)
+            self.running_var.mul_(1 - share).add_(variance, alpha=share * size / max(size - 1, 1))
         return _Normalize.apply(input, self.weight, self.bias, mean, variance, self.eps, size)
 
 
@@ -65,11 +65,9 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
     lose digits.
     """
     with torch.no_grad():
-        mean, variance = torch.batch_norm_update_stats(features, None, None, 0.0)
-        all_of = mean.new_zeros(processes.count(), 2, len(mean))
-        all_of[processes.rank(), 0], all_of[processes.rank(), 1] = mean, variance
-        means, variances = processes.summed(all_of).unbind(dim=1)  # [P, C]
-        return means.mean(dim=0), variances.mean(dim=0) + means.var(dim=0, correction=0)
+        of_each = processes.gathered(torch.stack(torch.batch_norm_update_stats(features, None, None, 0.0)))  # [P, 2, C]
+        mean, variance = of_each.mean(dim=0)
+        return mean, variance + of_each[:, 0].var(dim=0, correction=0)
 
 
 class _Normalize(torch.autograd.Function):
@@ -84,13 +82,15 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         input, weight, mean, variance = ctx.saved_tensors
-        # As if the statistics were constants: the gradients of the input, the weight and the bias.
-        by_input, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            gradients[0], input, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        _, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
+            gradients[0], input, weight, mean, variance, None, None, False, ctx.eps, [False, True, True]
         )
-        # What reaches the input by way of mean and variance.
-        sums = processes.summed(torch.stack((by_weight, by_bias))) * -weight * (variance + ctx.eps).rsqrt() / ctx.size
-        by_input += _normalized(input, sums[0], sums[1], mean, variance, ctx.eps)
+        # By way of the statistics the input gets back the means of its gradient and of that times what it was
+        # normalised to, everywhere: a factor and a summand for each channel, so that two passes do.
+        of_weight, of_bias = processes.summed(torch.stack((by_weight, by_bias))) / ctx.size
+        factor = of_weight * weight / (variance + ctx.eps)
+        by_input = _normalized(gradients[0], weight, factor * mean, of_bias, variance, ctx.eps)
+        by_input.addcmul_(input, factor[:, None, None], value=-1)
         return by_input, by_weight, by_bias, None, None, None, None
 
 

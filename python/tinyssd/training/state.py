@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel
 
 from tinyssd.errors import CheckpointError, ConfigError
 from tinyssd.model.backbone import TimmBackbone
@@ -21,7 +20,7 @@ from tinyssd.model.detector import Detector
 from tinyssd.model.pyramid import PyramidSSD
 from tinyssd.run.checkpoint import load_checkpoint, load_model, made_by_this_version
 from tinyssd.run.config import RunConfig, TrainConfig
-from tinyssd.training.average import averaged
+from tinyssd.training.average import Average
 
 
 @dataclass
@@ -70,16 +69,14 @@ class State:
     """
 
     model: Detector
-    average: AveragedModel
+    average: Average
     optimizer: AdamW
     scheduler: OneCycleLR
 
     @property
     def used(self) -> Detector:
         """The network with the average's weights."""
-        network = self.average.module
-        assert isinstance(network, Detector)
-        return network
+        return self.average.network
 
     @classmethod
     def start(cls, config: RunConfig, device: torch.device, steps_per_epoch: int) -> State:
@@ -91,7 +88,7 @@ class State:
         # Fused: a call of its own for each tensor takes longer than a small network's arithmetic.
         optimizer = AdamW(_groups(model, settings.weight_decay), lr=settings.learning_rate, fused=True)
         scheduler = _schedule(optimizer, settings, settings.epochs * steps_per_epoch)
-        return cls(model, averaged(model, settings.ema), optimizer, scheduler)
+        return cls(model, Average(model, settings.ema), optimizer, scheduler)
 
     def begin_backbone(self, source: str) -> None:
         """Gives the backbone the weights that ``backbone_weights`` of the configuration names.
@@ -151,14 +148,14 @@ class State:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip)
         self.optimizer.step()
         self.scheduler.step()
-        self.average.update_parameters(self.model)
+        self.average.update()
 
     def contents(self) -> dict[str, Any]:
         """What a checkpoint holds of it; "model" is what is used."""
         return {
             "model": self.used.state_dict(),
             "trained": self.model.state_dict(),
-            "averaged": int(self.average.n_averaged),
+            "averaged": self.average.steps,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
         }
@@ -174,7 +171,7 @@ class State:
             self.used.load_state_dict(contents["model"])
             # Versions before the average had only one network.
             self.model.load_state_dict(contents.get("trained", contents["model"]))
-            self.average.n_averaged.fill_(contents.get("averaged", 0))
+            self.average.steps = int(contents.get("averaged", 0))
             self.optimizer.load_state_dict(contents["optimizer"])
             length = ("total_steps", "_schedule_phases")
             self.scheduler.load_state_dict({k: v for k, v in contents["scheduler"].items() if k not in length})
