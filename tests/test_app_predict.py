@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 from PIL import Image
+from test_app_pictures import BROKEN_EXIF, exif, unknown_dds
 from tinyssd.cli import main
 from tinyssd.data.config import DataConfig
 from tinyssd.drawing.fonts import font_for
@@ -113,6 +114,46 @@ def test_a_link_to_an_original_in_the_results_folder_protects_it(pictures, tmp_p
     link.symlink_to(pictures / "b.png")
     with pytest.raises(ConfigError, match="choose another folder"):
         Results(pictures, NAMES, [link])
+
+
+def test_what_lies_in_the_results_folder_is_kept(run, pictures, tmp_path):
+    """Files of other calls' and of anybody's, a folder, a link: none is written over, and none keeps others away."""
+    out, mine = tmp_path / "out", tmp_path / "mine.png"
+    (out / "a.JPG").mkdir(parents=True)
+    (out / "c.png").write_bytes(b"mine")
+    mine.write_bytes(b"mine too")
+    (out / "b.png").symlink_to(mine)
+    for _ in range(2):
+        assert predict(run, pictures, out=out) == 0
+        assert [row["drawn"] for row in rows_of(out)] == ["a-2.JPG", "b-2.png", "a.jpeg", "c-2.png"]
+    assert (out / "c.png").read_bytes() == b"mine"
+    assert (out / "b.png").read_bytes() == b"mine too"
+
+
+def test_labels_of_the_pictures_are_kept(run, tmp_path, capsys):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (60, 40), "teal").save(tmp_path / "images" / "a.png")
+    labels = tmp_path / "labels" / "a.txt"
+    labels.write_text("0 0.5 0.5 0.1 0.1\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "labels").symlink_to(tmp_path / "labels")
+    for out in (tmp_path, tmp_path / "out"):
+        assert predict(run, tmp_path / "images" / "a.png", "--score", "0", "--write", "yolo", out=out) != 0
+        assert "labels: holds the labels of the pictures; choose another folder" in capsys.readouterr().err
+        assert labels.read_text() == "0 0.5 0.5 0.1 0.1\n"
+
+
+def test_no_picture_takes_the_others_with_it(run, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "z.png"):
+        Image.new("RGB", (60, 40), "teal").save(folder / name)
+    (folder / "b.png").write_bytes(unknown_dds())
+    Image.new("RGB", (60, 40)).save(folder / "c.jpg", exif=exif(*BROKEN_EXIF["width_as_text"]))
+    (folder / "d.jpg").write_bytes(b"no picture")
+    assert predict(run, folder, out=tmp_path / "out") == 2
+    assert [row["drawn"] for row in rows_of(tmp_path / "out")] == ["a.png", "c.jpg", "z.png"]
 
 
 def test_long_and_equal_names_fit(tmp_path):

@@ -185,6 +185,8 @@ def transforms(function, x):
         "jacrev": lambda: func.jacrev(function)(x),
         "jacfwd": lambda: func.jacfwd(function)(x),
         "hessian": lambda: func.hessian(total)(x),
+        "jacfwd of jacfwd": lambda: func.jacfwd(func.jacfwd(total))(x),
+        "vectorized hessian": lambda: torch.autograd.functional.hessian(total, x, vectorize=True),
         "vmap of grad": lambda: torch.vmap(func.grad(total))(torch.stack((x, x + 0.01))),
         "grad of vmap": lambda: func.grad(lambda b: torch.vmap(function)(b).square().sum())(torch.stack((x, x + 0.01))),
     }

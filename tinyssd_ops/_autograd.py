@@ -49,19 +49,22 @@ def _tangent(boxes1: Tensor, boxes2: Tensor, moves: tuple[Tensor | None, ...], f
 
 
 class ReferenceFamily(torch.autograd.Function):
-    """:func:`tinyssd_ops._iou.pairs` with the gradient of this library."""
+    """:func:`tinyssd_ops._iou.pairs` with the gradient of this library; the family number by number, as torch.func
+    takes tuples among the arguments apart.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(boxes1: Tensor, boxes2: Tensor, family: Family) -> Tensor:
+    def forward(boxes1: Tensor, boxes2: Tensor, *family: Any) -> Tensor:
         """The values."""
-        return _iou.pairs(boxes1, boxes2, family)
+        return _iou.pairs(boxes1, boxes2, Family(*family))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Family], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keeps the boxes."""
-        boxes1, boxes2, ctx.family = inputs
+        boxes1, boxes2, *family = inputs
+        ctx.family = Family(*family)
         ctx.save_for_backward(boxes1, boxes2)
         ctx.save_for_forward(boxes1, boxes2)
 
@@ -69,10 +72,10 @@ class ReferenceFamily(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """The gradients of the boxes."""
         boxes1, boxes2 = ctx.saved_tensors
-        return (*backward(grad, boxes1, boxes2, ctx.family, _iou.gradient), None)
+        return (*backward(grad, boxes1, boxes2, ctx.family, _iou.gradient), *[None] * len(ctx.family))
 
     @staticmethod
-    def jvp(ctx: Any, move1: Tensor | None, move2: Tensor | None, _: None) -> Tensor | None:  # type: ignore[override]
+    def jvp(ctx: Any, move1: Tensor | None, move2: Tensor | None, *_: None) -> Tensor | None:  # type: ignore[override]
         """The change of the values."""
         boxes1, boxes2 = ctx.saved_tensors
         return _tangent(boxes1, boxes2, (move1, move2), ctx.family)

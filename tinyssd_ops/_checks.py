@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import numbers
 from collections.abc import Iterable, Sequence
 from types import EllipsisType
@@ -64,15 +65,28 @@ def whole_number(name: str, value: object) -> int:
     else:
         raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
     if type(whole) is int and not -(2**63) <= whole < 2**63:
-        raise ValueError(f"{name}: expected a number from 0 to {_MOST}, got {whole}")
+        raise ValueError(f"{name}: expected a number from 0 to {_MOST}, got one beyond int64")
     return whole  # type: ignore[return-value]
 
 
 def whole_numbers(name: str, values: object) -> list[int]:
     """The values, a list of whole numbers of any type."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected a list of whole numbers, got {type(values).__name__}")
-    return [whole_number(name, value) for value in values]
+    return [whole_number(name, value) for value in _items(name, values, "whole numbers")]
+
+
+def positive_numbers(name: str, values: object) -> list[float]:
+    """The values, a list of at least one number above 0."""
+    found = [number(name, value) for value in _items(name, values, "positive numbers")]
+    good = len(found) > 0 and all(0 < value < math.inf for value in found)
+    expect(good, f"{name}: expected a list of positive numbers, got {found}")
+    return found
+
+
+def _items(name: str, values: object, kind: str) -> list[object]:
+    # A tensor or an array without a dimension is iterable only by name.
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name}: expected a list of {kind}, got {type(values).__name__}")
+    return list(values)
 
 
 def flag(name: str, value: object) -> bool:

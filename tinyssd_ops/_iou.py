@@ -214,7 +214,7 @@ def _sum(terms: Tensor) -> Tensor:
         return terms.sum(-3)
     size = terms.shape[-3]
     padded = torch.nn.functional.pad(terms, (0, 0, 0, 0, 0, -size % _LANES))
-    chunks = padded.unflatten(-3, (padded.shape[-3] // _LANES, _LANES)).unbind(-4)
+    chunks = padded.reshape(*terms.shape[:-3], padded.shape[-3] // _LANES, _LANES, *terms.shape[-2:]).unbind(-4)
     total = terms.new_zeros(*terms.shape[:-3], _LANES, *terms.shape[-2:])
     for chunk in chunks:
         total = total + chunk

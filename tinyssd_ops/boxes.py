@@ -7,7 +7,7 @@ device, differentiates and compiles.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,14 +68,9 @@ def multibox_prior(
     """
     height, width = _checks.whole_number("height", height), _checks.whole_number("width", width)
     _checks.expect(height >= 1 and width >= 1, f"height, width: expected at least 1, got {height}, {width}")
-    for name, values in (("sizes", sizes), ("ratios", ratios)):
-        if not isinstance(values, Iterable):
-            raise TypeError(f"{name}: expected a list of positive numbers, got {type(values).__name__}")
-        values = [_checks.number(name, v) for v in values]
-        good = len(values) > 0 and all(0 < v < math.inf for v in values)
-        _checks.expect(good, f"{name}: expected a list of positive numbers, got {[float(v) for v in values]}")
-    _checks.expect(dtype.is_floating_point, f"dtype: expected a floating-point dtype, got {dtype}")
-    sizes, ratios = [float(s) for s in sizes], [float(r) for r in ratios]
+    sizes, ratios = _checks.positive_numbers("sizes", sizes), _checks.positive_numbers("ratios", ratios)
+    good = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+    _checks.expect(good, f"dtype: expected a floating-point dtype, got {dtype}")
     shapes = [(sizes[0], r) for r in ratios] + [(s, ratios[0]) for s in sizes[1:]]
     # On the CPU, whatever the default device is.
     exact: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
@@ -103,6 +98,8 @@ def center_to_corner(boxes: Tensor) -> Tensor:
 def clip_boxes(boxes: Tensor, width: float = 1.0, height: float = 1.0) -> Tensor:
     """Boxes [..., 4] cut to the picture, ``0..width`` by ``0..height`` in the unit of the boxes."""
     low, high = _halves("boxes", boxes)
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        width, height = _checks.number("width", width), _checks.number("height", height)
     limit = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
     return torch.cat((low.clamp(min=0).minimum(limit), high.clamp(min=0).minimum(limit)), dim=-1)
 
@@ -128,6 +125,8 @@ def encode_boxes(
         ValueError: If a last dimension is not 4 or a dtype is not floating-point.
     """
     dtype = _checks.compute_dtype(anchors=anchors, boxes=boxes)
+    center_scale, size_scale = _checks.number("center_scale", center_scale), _checks.number("size_scale", size_scale)
+    eps = _checks.number("eps", eps)
     anchor_center, anchor_size = corner_to_center(anchors.to(dtype)).split(2, dim=-1)
     center, size = corner_to_center(boxes.to(dtype)).split(2, dim=-1)
     # In float64, so that the logarithm rounded to float32 is the same on every backend.
@@ -162,6 +161,7 @@ def decode_boxes(
     Raises:
         ValueError: If a last dimension is not 4, a dtype is not floating-point or the limit not positive.
     """
+    center_scale, size_scale = _checks.number("center_scale", center_scale), _checks.number("size_scale", size_scale)
     max_growth = _checks.number("max_growth", max_growth)
     _checks.expect(max_growth > 0, f"max_growth: expected a number above 0, got {max_growth:g}")
     dtype = _checks.compute_dtype(anchors=anchors, offsets=offsets)

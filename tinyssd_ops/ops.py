@@ -146,7 +146,9 @@ def iou_pairs(
         [..., N, M], or [...] if aligned: float32 or float64.
     """
     backend = _backend(boxes1=boxes1, boxes2=boxes2)
-    _checks.expect(kind in _iou.KINDS, f"kind: expected one of {', '.join(_iou.KINDS)}, got {kind!r}")
+    _checks.expect(
+        isinstance(kind, str) and kind in _iou.KINDS, f"kind: expected one of {', '.join(_iou.KINDS)}, got {kind!r}"
+    )
     if _checks.flag("aligned", aligned) and boxes1.shape != boxes2.shape:
         boxes1, boxes2 = _checks.broadcast_boxes(boxes1, boxes2)
     added = (_checks.number("union_eps", union_eps), _checks.number("eps", eps))

@@ -26,7 +26,7 @@ def box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """See :func:`tinyssd_ops.box_iou`."""
     _checks.check_box_iou(boxes1, boxes2)
     dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2)
-    return _autograd.ReferenceFamily.apply(boxes1.to(dtype), boxes2.to(dtype), _iou.Family())  # type: ignore[no-any-return]
+    return _autograd.ReferenceFamily.apply(boxes1.to(dtype), boxes2.to(dtype), *_iou.Family())  # type: ignore[no-any-return]
 
 
 def iou_pairs(boxes1: Tensor, boxes2: Tensor, kind: int, aligned: bool, union_eps: float, eps: float) -> Tensor:
@@ -34,7 +34,7 @@ def iou_pairs(boxes1: Tensor, boxes2: Tensor, kind: int, aligned: bool, union_ep
     _checks.check_iou_pairs(boxes1, boxes2, kind, aligned, union_eps, eps)
     dtype = _checks.compute_dtype(boxes1=boxes1, boxes2=boxes2)
     family = _iou.Family(kind, aligned, union_eps, eps)
-    return _autograd.ReferenceFamily.apply(boxes1.to(dtype), boxes2.to(dtype), family)  # type: ignore[no-any-return]
+    return _autograd.ReferenceFamily.apply(boxes1.to(dtype), boxes2.to(dtype), *family)  # type: ignore[no-any-return]
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.Image import Transpose
 
 from tinyssd.errors import DataError
 
@@ -21,14 +22,19 @@ PICTURE_SUFFIXES = (
 )
 
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    **{2: Transpose.FLIP_LEFT_RIGHT, 3: Transpose.ROTATE_180, 4: Transpose.FLIP_TOP_BOTTOM, 5: Transpose.TRANSPOSE},
+    **{6: Transpose.ROTATE_270, 7: Transpose.TRANSVERSE, 8: Transpose.ROTATE_90},
+}
 # What ends a whole file is looked for in its last bytes; a camera may append some of its own.
 _TAIL_BYTES = 1 << 12
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 # The largest values of sensors of 8 to 16 bits.
 _TOPS = (255, 1023, 4095, 16383, 65535)
-# What Pillow's decoders raise on broken files; SyntaxError is its own way for some PNG.
+# What Pillow's decoders raise on broken files; SyntaxError is its own way for some PNG, NotImplementedError for DDS.
 _BROKEN = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, TypeError, AttributeError, MemoryError),
+    *(NotImplementedError, RecursionError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 
@@ -53,7 +59,8 @@ def read_picture(path: Path) -> Image.Image:
         DataError: If the file is missing or is no whole picture.
     """
     with _opened(path) as image:
-        return to_rgb(ImageOps.exif_transpose(image) if _may_be_turned(image) else image)
+        turned = _turned(image)
+        return to_rgb(image.transpose(_UPRIGHT[turned]) if turned > 1 else image)
 
 
 def read_header(path: Path) -> Header:
@@ -63,13 +70,12 @@ def read_header(path: Path) -> Header:
         DataError: If the file is missing or is no whole picture.
     """
     with _opened(path) as image:
-        turned = int(image.getexif().get(_EXIF_ORIENTATION, 1)) if _may_be_turned(image) else 1
+        turned = _turned(image)
         width, height = image.size
         if width < 1 or height < 1:
             raise ValueError("it has no pixels")
         if not _ends_well(path, image.format):
             image.load()
-        turned = turned if 1 <= turned <= 8 else 1
         return Header((height, width) if turned >= 5 else (width, height), turned)
 
 
@@ -105,9 +111,14 @@ def _ends_well(path: Path, kind: str | None) -> bool:
         return _ENDS[kind] in file.read()
 
 
-def _may_be_turned(image: Image.Image) -> bool:
+def _turned(image: Image.Image) -> int:
+    """The EXIF turn, 1 to 8; 1 where none can be read, as the picture can be all the same."""
     # Where the header shows no Exif data, getexif() would read a whole PNG file to look behind its pixels.
-    return "exif" in image.info
+    if "exif" in image.info:
+        with contextlib.suppress(*_BROKEN):
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1)
+            return int(turned) if turned in range(1, 9) else 1
+    return 1
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

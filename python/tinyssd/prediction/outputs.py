@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,18 @@ class Results:
         if any(out.resolve() in (path.parent.resolve(), path.resolve().parent) for path in inputs):
             raise ConfigError(f"{out}: holds pictures to look at; choose another folder for the results")
         self.out, self.rows = out, list[dict[str, Any]]()
+        self._inputs = inputs
         self._class_names, self._taken = tuple(class_names), set[str]()
         out.mkdir(parents=True, exist_ok=True)
         _remove_stale(out)
 
     def free_name(self, stem: str, suffix: str) -> str:
-        """A file name that no other picture of this call has: two folders may hold a picture of one name."""
+        """A file name that nothing else has: two folders may hold a picture of one name, and in ``out`` may lie
+        somebody's own."""
         stem = stem.encode("utf-8", "replace")[:_LONGEST_STEM].decode("utf-8", "ignore")
         name, number = f"{stem}{suffix}", 2
-        while name.casefold() in self._taken:  # Some file systems tell no A from a.
+        # Some file systems tell no A from a.
+        while name.casefold() in self._taken or os.path.lexists(self.out / name):
             name, number = f"{stem}-{number}{suffix}", number + 1
         self._taken.add(name.casefold())
         return name
@@ -74,9 +78,22 @@ class Results:
         return row
 
     def write(self, formats: Sequence[str] = ()) -> list[str]:
-        """Writes ``predictions.json`` and the files of other formats; returns their names."""
+        """Writes ``predictions.json`` and the files of other formats; returns their names.
+
+        Raises:
+            ConfigError: If YOLO's text would take the place of the labels of pictures that were looked at.
+        """
         write_json(self.out / RESULTS, self.rows)
+        labels = (self.out / "labels").resolve()
+        if "yolo" in formats and any(labels == _labels_beside(path) for path in self._inputs):
+            raise ConfigError(f"{labels}: holds the labels of the pictures; choose another folder for the results")
         return [RESULTS, *(FORMATS[name](self.out, self.rows, self._class_names) for name in formats)]
+
+
+def _labels_beside(picture: Path) -> Path:
+    """Where YOLO keeps the labels of a picture: in ``labels`` in the place of ``images``, or beside it."""
+    *parts, name = picture.resolve().parent.parts
+    return Path(*parts, "labels" if name == "images" else name)
 
 
 def _remove_stale(out: Path) -> None:
