@@ -307,7 +307,7 @@ def test_summary_says_what_was_found_and_done(tmp_path):
         "data: Pascal VOC, train 2 pictures (3 objects, 1 ignored); val 1 picture (2 objects); test 1 picture "
         "(1 object, not used here); the splits are those of the lists in ImageSets/Main/"
     )
-    assert lines[1] == "classes: 9 2, cat 1, 猫 dog 2"
+    assert lines[1] == "classes: 9 2, cat 1 (none to validate on), 猫 dog 2"
     assert lines[2].startswith("labels: unreadable pictures skipped: 1 (first: ")
     assert "the box (3, 4, 70, 9) of a.png reaches beyond its 64x32 picture" in lines[2]
     with pytest.raises(DataError, match="--strict, and 2 things are wrong:\n") as error:

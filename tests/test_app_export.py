@@ -347,3 +347,8 @@ def test_three_lines_of_python(classic_run, pictures, tmp_path):
     assert trained.export("torchscript", out=tmp_path) == [tmp_path / "model.ts"]
     with pytest.raises(ConfigError, match="expected some of onnx, aoti, torchscript, got tflite"):
         trained.export("tflite")
+    with pytest.raises(ConfigError, match="score: expected a number from 0 to 1, got 30"):
+        trained.predict(pictures[0], score=30)
+    for wrong in (np.zeros((8, 8, 3), np.uint8), [pictures[0]], None):
+        with pytest.raises(TypeError, match=f"a file or a picture of Pillow, got {type(wrong).__name__}"):
+            trained.predict(wrong)

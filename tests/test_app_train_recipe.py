@@ -99,7 +99,7 @@ def test_other_classes_begin_with_the_weights_of_a_run(pyramid, names):
 def test_a_run_begins_with_the_weights_of_another_one(pyramid, tmp_path, capsys):
     init = dataclasses.replace(PYRAMID, train=dataclasses.replace(PYRAMID.train, epochs=1, init=str(pyramid)))
     train(init, tmp_path / "run")
-    assert f"100% of the weights are those of {pyramid}" in capsys.readouterr().out
+    assert f"100.0% of the weights are those of {pyramid}" in capsys.readouterr().out
 
 
 def test_each_class_has_a_threshold_of_its_own():

@@ -46,10 +46,18 @@ class Run:
 
         Raises:
             DataError: If the file is no picture.
+            ConfigError: If ``score`` is not within 0..1.
+            TypeError: If ``picture`` is neither, such as an array, which may be BGR: ``Image.fromarray`` takes RGB.
         """
+        from PIL import Image
+
         from tinyssd.data.images import read_picture
         from tinyssd.prediction.predict import predict_picture
 
+        if not isinstance(picture, (str, Path, Image.Image)):
+            raise TypeError(f"picture: expected a file or a picture of Pillow, got {type(picture).__name__}")
+        if score is not None and not 0 <= score <= 1:
+            raise ConfigError(f"score: expected a number from 0 to 1, got {score}")
         image = read_picture(Path(picture)) if isinstance(picture, (str, Path)) else picture
         threshold = self.trained.score_thresholds if score is None else score
         return predict_picture(self.trained.model, image, self.trained.config.class_names, threshold)
@@ -97,6 +105,7 @@ def train(
     image_size: int | None = None,
     backbone: str | None = None,
     backbone_weights: Path | str | None = None,
+    init: Path | str | None = None,
     seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -108,9 +117,10 @@ def train(
         run: The run folder; None: one in ``runs/``.
         epochs: Passes over the training pictures.
         batch_size: Pictures a step.
-        image_size: Side of the network's input.
+        image_size: The longer side of the network's input in pixels.
         backbone: A network of timm that takes the place of the network's own backbone.
         backbone_weights: What it begins with: "pretrained" (as timm has them), a file of weights, or "none".
+        init: A run, with whose weights this one begins; it may have other classes.
         seed: Of weights, order and augmentation.
         device: "auto", "cpu", "cuda" or "cuda:N".
         workers: Processes that read pictures.
@@ -118,6 +128,7 @@ def train(
     Raises:
         DataError: If the data cannot be used.
         ConfigError: If a setting makes no sense, or the run folder holds something already.
+        CheckpointError: If ``init`` is no run that can be used.
         BackboneError: If the backbone or its weights cannot be had.
         TrainingError: If the loss is infinite or NaN, or Ctrl-C stopped the run.
     """
@@ -128,6 +139,7 @@ def train(
         "image-size": image_size,
         "backbone": backbone,
         "backbone-weights": backbone_weights,
+        "init": init,
         "seed": seed,
         "device": device,
         "workers": workers,

@@ -74,16 +74,19 @@ def _split_text(name: str, pictures: tuple[Picture, ...]) -> str:
 
 
 def _classes_text(data_set: DataSet) -> str:
-    counts = Counter(
-        item.class_id
-        for name in ("train", "val")
-        for picture in data_set.splits[name]
-        for item in picture.objects
-        if not item.ignored
-    )
-    shown = [f"{name} {counts[index]}" for index, name in enumerate(data_set.class_names)][:_MOST_CLASSES]
+    train, val = (_counts(data_set, split) for split in ("train", "val"))
+    shown = []
+    for index, name in enumerate(data_set.class_names[:_MOST_CLASSES]):
+        total = train[index] + val[index]
+        lacking = "train" if total and not train[index] else "validate" if total and not val[index] else ""
+        shown.append(f"{name} {total}" + (f" (none to {lacking} on)" if lacking else ""))
     more = len(data_set.class_names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _counts(data_set: DataSet, split: str) -> Counter[int]:
+    """How many objects of each class are not to be ignored."""
+    return Counter(item.class_id for picture in data_set.splits[split] for item in picture.objects if not item.ignored)
 
 
 def _problems_text(problems: Iterable[Problem]) -> str:

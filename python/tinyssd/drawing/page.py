@@ -39,7 +39,8 @@ li { overflow-wrap: anywhere; margin: .25rem 0 } code { font-size: .88em }
 table { border-collapse: collapse; margin: .6rem 0 } .scroll { overflow-x: auto }
 th, td { padding: .2rem .9rem .2rem .3rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere } th { font-weight: 600 }
-.bar { display: inline-block; width: 9rem; height: .7rem; background: var(--soft); margin-right: .5rem }
+td { white-space: nowrap } td:first-child { white-space: normal; min-width: 7rem }
+.bar { display: inline-block; width: 7rem; height: .7rem; background: var(--soft); margin-right: .5rem }
 .share { display: inline-block; min-width: 3rem }
 .swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; border-radius: .15rem }
 .bar i { display: block; height: 100%; background: var(--note) }
@@ -51,7 +52,7 @@ pre, code { white-space: pre-wrap; overflow-wrap: anywhere }
 .chart svg { background: none; max-height: none }
 .cell { display: inline-block; min-width: 2.6rem; padding: 0 .5rem; border-radius: .2rem }
 figure { margin: 0 } figcaption { font-size: .82em; opacity: .75; overflow-wrap: anywhere }
-svg { width: 100%; height: auto; max-height: 22rem; display: block; background: #000 }
+svg { width: 100%; height: auto; max-height: 22rem; display: block; background: var(--soft) }
 """
 
 

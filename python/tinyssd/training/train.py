@@ -131,7 +131,7 @@ class _Training:
             state.begin_backbone(settings.backbone_weights)
         if settings.init and not resume:
             taken, total = state.begin_with(Path(settings.init), config.class_names)
-            say(f"{taken / total:.0%} of the weights are those of {settings.init}")
+            say(f"{taken / total:.1%} of the weights are those of {settings.init}")
         if processes.count() > 1:
             share_statistics(state.model)
         return cls(config, run, device, batches, state, processes.together(state.model), progress)
