@@ -63,7 +63,7 @@ def test_a_fault_is_found_and_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fuzz, "KERNELS", None)
     monkeypatch.setattr(reference, "nms", wrong)
-    monkeypatch.setattr(fuzz_cases, "MANY", 30)
+    monkeypatch.setattr(fuzz_cases, "MANY", 60)
     monkeypatch.setattr(fuzz_cases, "DRAWN", {"nms": fuzz_cases.DRAWN["nms"]})
     _, failures = fuzz.fuzz(60, 0, tmp_path, count=300)
     files = sorted(tmp_path.glob("nms-*.json"))
