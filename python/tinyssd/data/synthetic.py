@@ -67,7 +67,7 @@ def draw_example(random: np.random.Generator, side: int) -> Example:
         labels.append((shape, *box))
     if random.random() < 0.5:
         _draw_twig(canvas, random)
-    image = canvas.reduce(_SUPERSAMPLING)
+    image = canvas.resize((side, side), Image.Resampling.BOX)
     noise = random.normal(0, random.uniform(2, 10), (side, side, 1))
     pixels = np.clip(np.asarray(image, dtype=np.float32) + noise, 0, 255).astype(np.uint8)
     return Example(Image.fromarray(pixels), np.array(labels, dtype=np.float32))
