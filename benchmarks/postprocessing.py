@@ -102,7 +102,7 @@ def _matching(model: Any, anchors: Tensor, side: int) -> tuple[Callable[[], Any]
     from torchvision.ops import box_iou  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     targets = [{"boxes": _objects(_OBJECTS, side)} for _ in range(_IMAGES)]
-    every = [anchors] * _IMAGES
+    every = [anchors.clone() for _ in range(_IMAGES)]  # a tensor a picture, as the models' generators make them
 
     def theirs() -> list[Tensor]:
         return [model.proposal_matcher(box_iou(one["boxes"], anchors)) for one in targets]

@@ -3,6 +3,7 @@
 #include "assigners.h"
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 
 namespace tinyssd {
@@ -16,23 +17,35 @@ struct Rule {
   bool asks_boxes() const { return allow_low_quality || match_every_box; }
 };
 
-// One tile by the thresholds alone; best_box gets every anchor's best box.
+struct ByThresholds {
+  template <class Bits>
+  TINYSSD_INLINE static void run(
+      const Bits* best,      // [size]
+      const Bits* best_box,  // [size]
+      Bits high, Bits low, int64_t size,
+      int64_t* assigned) {  // [size]
+    for (int64_t i = 0; i < size; ++i) {
+      const Bits below = best[i] >= low ? static_cast<Bits>(kIgnored) : static_cast<Bits>(kBackground);
+      assigned[i] = best[i] >= high ? best_box[i] : below;
+    }
+  }
+};
+
+// One tile by the thresholds alone; best_box [A], where it is wanted, gets every anchor's best box.
 template <class T>
 void match_tile(
     const AnchorArrays<T>& anchors, const ImageGt<T>& gts, const Rule<T>& rule, int64_t tile, TopTiles<T>* tops,
-    int64_t* best_box, int64_t* assigned) {
+    IouBits<T>* best_box, int64_t* assigned) {
   constexpr int64_t kTile = AnchorArrays<T>::kTile;
-  IouBits<T> best[kTile], place[kTile];
+  IouBits<T> best[kTile], box[kTile];
   const int64_t start = tile * kTile, size = smaller(kTile, anchors.size() - start);
   run_simd<BestBoxes>(
       anchors.arrays() + start, anchors.bounds(tile), gts.boxes.data(), static_cast<int64_t>(gts.boxes.size()), best,
-      place, tops, tile);
-  const IouBits<T> high = iou_bits(rule.high), low = iou_bits(rule.low);
-  for (int64_t i = 0; i < size; ++i) {
-    const int64_t box = gts.boxes[place[i]].index;
-    assigned[start + i] = best[i] >= high ? box : best[i] >= low ? kIgnored : kBackground;
-    if (best_box != nullptr) best_box[start + i] = box;
-  }
+      box, tops, tile);
+  run_simd<ByThresholds>(
+      static_cast<const IouBits<T>*>(best), static_cast<const IouBits<T>*>(box), iou_bits(rule.high),
+      iou_bits(rule.low), size, assigned + start);
+  if (best_box != nullptr) std::copy(box, box + size, best_box + start);
 }
 
 template <class T>
@@ -65,11 +78,11 @@ void for_each_top(const AnchorArrays<T>& anchors, const GtBox<T>& gt, const TopT
 template <class T>
 void keep_anchors(
     const AnchorArrays<T>& anchors, const ImageGt<T>& gts, const Rule<T>& rule, const std::vector<TopTiles<T>>& tops,
-    const std::vector<int64_t>& best_box, int64_t* assigned) {
+    const IouBits<T>* best_box, int64_t* assigned) {
   if (rule.allow_low_quality) {
     // A box that overlaps nothing ties with every anchor.
     const bool all = std::any_of(tops.begin(), tops.end(), [](const TopTiles<T>& top) { return top.iou == 0; });
-    if (all) std::copy(best_box.begin(), best_box.end(), assigned);
+    if (all) std::copy(best_box, best_box + anchors.size(), assigned);
     for (size_t g = 0; g < tops.size() && !all; ++g) {
       for_each_top(anchors, gts.boxes[g], tops[g], [&](int64_t anchor) {
         assigned[anchor] = best_box[anchor];
@@ -87,25 +100,25 @@ void keep_anchors(
 
 template <class T>
 void assign_image(const AnchorArrays<T>& anchors, const ImageGt<T>& gts, const Rule<T>& rule, int64_t* assigned) {
-  std::fill(assigned, assigned + anchors.size(), kBackground);
   const auto num_gt = static_cast<int64_t>(gts.boxes.size());
   const int64_t cost = AnchorArrays<T>::kTile * (num_gt + 1);
-  if (num_gt > 0) {
+  if (num_gt == 0) {
+    std::fill(assigned, assigned + anchors.size(), kBackground);
+  } else {
     std::vector<TopTiles<T>> tops(num_gt);
-    std::vector<int64_t> best_box(rule.asks_boxes() ? anchors.size() : 0);
+    const std::unique_ptr<IouBits<T>[]> best_box(rule.allow_low_quality ? new IouBits<T>[anchors.size()] : nullptr);
     std::mutex merging;
     parallel(anchors.num_tiles(), cost, [&](int64_t begin, int64_t end) {
       std::vector<TopTiles<T>> part(rule.asks_boxes() ? num_gt : 0);
       for (int64_t tile = begin; tile < end; ++tile) {
-        match_tile(
-            anchors, gts, rule, tile, part.empty() ? nullptr : part.data(),
-            best_box.empty() ? nullptr : best_box.data(), assigned);
+        match_tile(anchors, gts, rule, tile, part.empty() ? nullptr : part.data(), best_box.get(), assigned);
       }
       const std::lock_guard<std::mutex> lock(merging);
       if (!part.empty()) merge(part, tops);
     });
-    if (rule.asks_boxes()) keep_anchors(anchors, gts, rule, tops, best_box, assigned);
+    if (rule.asks_boxes()) keep_anchors(anchors, gts, rule, tops, best_box.get(), assigned);
   }
+  if (gts.ignored.empty()) return;
   parallel(anchors.num_tiles(), cost, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) take_ignored(anchors, gts, tile, assigned);
   });

@@ -55,28 +55,33 @@ struct TopTiles {
   int64_t first = 0, last = 0;
 };
 
-// A tile of anchors against boxes: the best box of each anchor, as a place in the list; the first of equals.
+// A tile of anchors against boxes: the best box of each anchor, by its index; the first of equals. No box: index 0.
 struct BestBoxes {
   template <class T>
   TINYSSD_INLINE static void run(
       BoxArrays<T> anchors, Box<T> bounds, const GtBox<T>* gts, int64_t num_gt,
-      IouBits<T>* best,   // [kTile]
-      IouBits<T>* place,  // [kTile]
-      TopTiles<T>* tops,  // [num_gt], or nullptr
+      IouBits<T>* best,      // [kTile]
+      IouBits<T>* best_box,  // [kTile]
+      TopTiles<T>* tops,     // [num_gt], or nullptr
       int64_t tile) {
     constexpr int64_t kTile = AnchorArrays<T>::kTile;
     using Bits = IouBits<T>;
-    Bits values[kTile], places[kTile];
-    for (int64_t i = 0; i < kTile; ++i) values[i] = places[i] = 0;
+    const Bits first = num_gt > 0 ? static_cast<Bits>(gts[0].index) : 0;
+    Bits values[kTile], boxes[kTile];
+    for (int64_t i = 0; i < kTile; ++i) {
+      values[i] = 0;
+      boxes[i] = first;
+    }
     for (int64_t g = 0; g < num_gt; ++g) {
       if (misses(gts[g].box, bounds)) continue;
+      const auto index = static_cast<Bits>(gts[g].index);
       Bits largest = 0;
       for (int64_t i = 0; i < kTile; ++i) {
         const Bits value = iou_bits(anchors.iou_with(i, gts[g].box, gts[g].area));
         largest = larger(value, largest);
         const bool better = value > values[i];
         values[i] = better ? value : values[i];
-        places[i] = better ? static_cast<Bits>(g) : places[i];
+        boxes[i] = better ? index : boxes[i];
       }
       if (tops == nullptr || largest < tops[g].iou || largest == 0) continue;
       if (largest > tops[g].iou) tops[g] = {largest, tile, tile};
@@ -84,7 +89,7 @@ struct BestBoxes {
     }
     for (int64_t i = 0; i < kTile; ++i) {
       best[i] = values[i];
-      place[i] = places[i];
+      best_box[i] = boxes[i];
     }
   }
 };
@@ -102,22 +107,21 @@ template <class T>
 void take_ignored(const AnchorArrays<T>& anchors, const ImageGt<T>& gts, int64_t tile, int64_t* assigned /* [A] */) {
   constexpr int64_t kTile = AnchorArrays<T>::kTile;
   if (gts.ignored.empty()) return;
-  IouBits<T> crowd[kTile], crowd_place[kTile], best[kTile], place[kTile];
+  IouBits<T> crowd[kTile], crowd_box[kTile], best[kTile], best_box[kTile];
   const int64_t start = tile * kTile, size = smaller(kTile, anchors.size() - start);
-  const auto match = [&](const std::vector<GtBox<T>>& boxes, IouBits<T>* ious, IouBits<T>* places) {
+  const auto match = [&](const std::vector<GtBox<T>>& boxes, IouBits<T>* ious, IouBits<T>* indices) {
     run_simd<BestBoxes>(
-        anchors.arrays() + start, anchors.bounds(tile), boxes.data(), static_cast<int64_t>(boxes.size()), ious, places,
+        anchors.arrays() + start, anchors.bounds(tile), boxes.data(), static_cast<int64_t>(boxes.size()), ious, indices,
         static_cast<TopTiles<T>*>(nullptr), tile);
   };
-  match(gts.ignored, crowd, crowd_place);
+  match(gts.ignored, crowd, crowd_box);
   bool meets = false;
   for (int64_t i = 0; i < size; ++i) meets = meets || crowd[i] > 0;
   if (!meets) return;
-  match(gts.boxes, best, place);
+  match(gts.boxes, best, best_box);
   for (int64_t i = 0; i < size; ++i) {
     if (crowd[i] == 0 || crowd[i] < best[i]) continue;
-    const bool tie = crowd[i] == best[i];
-    if (tie && gts.ignored[crowd_place[i]].index > gts.boxes[place[i]].index) continue;
+    if (crowd[i] == best[i] && crowd_box[i] > best_box[i]) continue;
     assigned[start + i] = kIgnored;
   }
 }
