@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
-from tinyssd.data.images import PICTURE_SUFFIXES, read_header, read_picture
+from tinyssd.data.images import PICTURE_SUFFIXES, read_header, read_picture, to_rgb
 from tinyssd.errors import DataError
+from tinyssd.prediction.predict import Detection, drawn_detections
 
 ORIENTATION = 0x0112
 
@@ -70,3 +71,13 @@ def test_formats_that_pillow_does_not_know(tmp_path, suffix):
     for read in (read_picture, read_header):
         with pytest.raises(DataError, match=f"x{suffix}: cannot read this picture"):
             read(path)
+
+
+def test_no_copy_of_what_is_rgb(tmp_path):
+    noise().save(tmp_path / "x.png")
+    picture = read_picture(tmp_path / "x.png")
+    assert to_rgb(picture) is picture
+    before = np.asarray(picture).copy()
+    drawn = drawn_detections(picture, [Detection("disc", 0, 0.5, (0.1, 0.1, 0.9, 0.9))])
+    assert not np.array_equal(np.asarray(drawn.resize(picture.size)), before)
+    assert np.array_equal(np.asarray(picture), before)

@@ -80,7 +80,12 @@ def read_header(path: Path) -> Header:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB: wider pixels are scaled to 8 bits, transparency is left out."""
+    """A picture of any mode as RGB: wider pixels are scaled to 8 bits, transparency is left out.
+
+    One that is RGB and lies in memory is returned itself, as a large one takes hundreds of megabytes.
+    """
+    if type(image) is Image.Image and image.mode == "RGB":
+        return image
     if image.mode.startswith(("I", "F")):
         image = _to_8_bit(image)
     if image.mode == "P" and "transparency" in image.info:
