@@ -56,9 +56,9 @@ class ReferenceFamily(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(boxes1: Tensor, boxes2: Tensor, *family: Any) -> Tensor:
+    def forward(boxes1: Tensor, boxes2: Tensor, kind: int, aligned: bool, union_eps: float, eps: float) -> Tensor:
         """The values."""
-        return _iou.pairs(boxes1, boxes2, Family(*family))
+        return _iou.pairs(boxes1, boxes2, Family(kind, aligned, union_eps, eps))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
