@@ -190,6 +190,7 @@ def test_info(capsys):
         (["train", "--resume", "nowhere", "--lr", "1"], "leave out --lr"),
         (["train", "--config", "nowhere.json"], "cannot be read as JSON"),
         (["train", "--seed", "-1"], "expected at least 0"),
+        (["train", "--classes", "nowhere.txt"], "--classes nowhere.txt: no such file"),
         (["train", "--seed", str(2**31)], "less than 2147483648"),
         (["train", "--workers", "-1"], "expected at least 0"),
         (["demo", "--pictures", "0"], "expected at least 1"),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import multiprocessing.util
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -114,6 +116,17 @@ def _unused_store() -> PrefixStore:
                 store.set(f"tinyssd/{store.get(f'tinyssd/{other}').decode()}", name)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     return PrefixStore(name, store)
+
+
+def make_room_for_sockets() -> None:
+    """Lets multiprocessing keep its sockets in /tmp where TMPDIR is so long that their paths would be too long."""
+    longest = 65  # The system takes 103 characters or a few more; multiprocessing adds 32.
+    if os.name == "posix" and len(os.fsencode(tempfile.gettempdir())) > longest:
+        before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        try:
+            multiprocessing.util.get_temp_dir()  # Remembers the folder that it makes, for processes that fork too.
+        finally:
+            tempfile.tempdir = before
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -230,6 +243,7 @@ class _Pipes:
 
         from torch import distributed
 
+        make_room_for_sockets()
         addresses: list[Any] = [None] * count()
         self._to: dict[int, Connection] = {}
         with Listener(backlog=count()) as listener:
