@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -73,6 +74,7 @@ def test_eval_compares_classes_by_name(run, tmp_path, capsys):
     assert main(command) == 0
     output = capsys.readouterr()
     assert "the run knows no whale: objects of that name are left out" in output.err
+    assert re.search(r"AP, fish +-\n +AP, star +\d\.\d{3}\n", output.out)
     per_class = json.loads((run / "eval.json").read_text())["ap_per_class"]
     assert [ap is None for ap in per_class] == [True, False, True]  # fish, star, heart
     (tmp_path / "classes.txt").write_text("dog\nwhale\n")

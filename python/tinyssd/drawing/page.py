@@ -39,7 +39,7 @@ li { overflow-wrap: anywhere; margin: .25rem 0 } code { font-size: .88em }
 table { border-collapse: collapse; margin: .6rem 0 } .scroll { overflow-x: auto }
 th, td { padding: .2rem .9rem .2rem .3rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere } th { font-weight: 600 }
-td { white-space: nowrap } td:first-child { white-space: normal; min-width: 7rem }
+th, td { white-space: nowrap } th:first-child, td:first-child { white-space: normal; min-width: 7rem }
 .bar { display: inline-block; width: 7rem; height: .7rem; background: var(--soft); margin-right: .5rem }
 .share { display: inline-block; min-width: 3rem }
 .swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; border-radius: .15rem }
