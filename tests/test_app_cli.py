@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -73,6 +74,7 @@ def test_eval_compares_classes_by_name(run, tmp_path, capsys):
     assert main(command) == 0
     output = capsys.readouterr()
     assert "the run knows no whale: objects of that name are left out" in output.err
+    assert re.search(r"AP, fish +-\n +AP, star +\d\.\d{3}\n", output.out)
     per_class = json.loads((run / "eval.json").read_text())["ap_per_class"]
     assert [ap is None for ap in per_class] == [True, False, True]  # fish, star, heart
     (tmp_path / "classes.txt").write_text("dog\nwhale\n")
@@ -190,6 +192,7 @@ def test_info(capsys):
         (["train", "--resume", "nowhere", "--lr", "1"], "leave out --lr"),
         (["train", "--config", "nowhere.json"], "cannot be read as JSON"),
         (["train", "--seed", "-1"], "expected at least 0"),
+        (["train", "--classes", "nowhere.txt"], "--classes nowhere.txt: no such file"),
         (["train", "--seed", str(2**31)], "less than 2147483648"),
         (["train", "--workers", "-1"], "expected at least 0"),
         (["demo", "--pictures", "0"], "expected at least 1"),

@@ -230,6 +230,14 @@ def test_table_of_another_encoding_is_an_error(folder):
     [
         ({}, "no labels of a known format .* but nothing"),
         ({"a.png": "", "b.png": ""}, r"no labels of a known format .* but 2 \.png"),
+        (
+            {"a.json": '{"shapes": [{"label": "cat", "points": [[1, 2]]}]}'},
+            r"a\.json is in LabelMe's own format",
+        ),
+        ({"a.json": '[{"annotations": [{"result": [{"from_name": "label"}]}]}]'}, "in Label Studio's own format"),
+        ({"a.json": '{"a.png": {"regions": [{"region_attributes": {}}]}}'}, "in VIA's own format"),
+        ({"a.json": '{"objects": [{"classTitle": "cat", "points": {}}]}'}, "in Supervisely's own format"),
+        ({"a.xml": '<annotations><image id="0" name="a.png"/></annotations>'}, r"a\.xml is in CVAT's own format"),
         ({"table.csv": "name;x\n1;2\n"}, r"but 1 \.csv; table\.csv has no a column for the picture|but 1 \.csv"),
     ],
 )
@@ -240,6 +248,17 @@ def test_nothing_known_says_what_there_is(tmp_path, files, message):
         open_folder(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         open_folder(tmp_path / "gone")
+    (tmp_path / "a.ZIP").touch()
+    with pytest.raises(DataError, match=r"a\.ZIP: an archive; unpack it and name the folder"):
+        open_folder(tmp_path / "a.ZIP")
+
+
+def test_pictures_without_objects_alone_are_an_error(tmp_path):
+    for name in "abc":
+        save_picture(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").touch()
+    with pytest.raises(DataError, match=r"no object to train on in it$"):
+        open_folder(tmp_path)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))

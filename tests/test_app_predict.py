@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 
 import pytest
@@ -225,6 +226,17 @@ def test_ctrl_c_keeps_what_was_found(run, pictures, tmp_path, monkeypatch, capsy
         signal.signal(signal.SIGINT, previous)
     assert len(rows_of(tmp_path / "out")) == 2
     assert "2 of 4 files before it was stopped" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_what_never_ends_is_not_read(run, pictures, tmp_path, capsys):
+    names = ("fifo.png", "fifo.mp4")
+    for name in names:
+        os.mkfifo(tmp_path / name)
+    command = [*(tmp_path / name for name in names), "/dev/zero", pictures / "b.png"]
+    assert predict(run, *command, out=tmp_path / "out") == 2
+    assert len(rows_of(tmp_path / "out")) == 1
+    assert capsys.readouterr().err.count("not a regular file") == 3
 
 
 def test_video_frames_become_rows_and_a_video(run, tmp_path):

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import tempfile
 import time
 
 import numpy as np
@@ -134,6 +135,17 @@ def test_tensors_of_each_process():
     for one in in_two(small_and_large):
         for values, shape in zip(one, ((), (0, 3), (2, 3), (5000,)), strict=True):
             np.testing.assert_array_equal(values, np.stack([np.full(shape, 0.0), np.full(shape, 1.0)]))
+
+
+def test_a_folder_for_temporary_files_with_a_long_name(tmp_path, monkeypatch):
+    folder = tmp_path / ("x" * 110)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.delitem(multiprocessing.current_process()._config, "tempdir", raising=False)
+    reading = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, epochs=1, workers=1))
+    first, second = in_two(trained, reading, tmp_path / "run")
+    assert first == second
+    assert first[:2] == (1, 0)
 
 
 @pytest.mark.parametrize("machines", [1, 2])

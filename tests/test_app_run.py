@@ -106,6 +106,8 @@ def test_somebodys_files_are_not_overwritten(tmp_path):
     (tmp_path / "config.json").write_text('{"mine": true}')
     with pytest.raises(ConfigError, match=r"holds config\.json, which no run wrote"):
         refuse_used_folder(tmp_path)
+    with pytest.raises(ConfigError, match=r"config\.json: not a folder"):
+        refuse_used_folder(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])

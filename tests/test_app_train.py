@@ -243,6 +243,7 @@ def test_perfect_predictions_have_average_precision_one(capsys):
 def test_no_predictions_have_average_precision_zero():
     result = average_precision([np.zeros((0, 6), np.float32)] * 2, TRUTH, num_classes=2)
     assert (result.ap, result.ap50, result.per_class) == (0, 0, (0, 0))
+    assert math.isnan(result.best_threshold)
 
 
 def test_shifted_predictions_count_at_low_thresholds_only():

@@ -109,4 +109,8 @@ def test_each_class_has_a_threshold_of_its_own():
     assert result.best_threshold_per_class[:2] == pytest.approx((0.9, 0.2))
     assert math.isnan(result.best_threshold_per_class[2])
     assert result.best_threshold == pytest.approx(0.55)
+    # One of which nothing was found has none, or it would show whatever lies anywhere.
+    unseen = average_precision([np.array(rows[:2], dtype=np.float32)], truth, num_classes=3)
+    assert unseen.best_threshold_per_class == pytest.approx((0.9, math.nan, math.nan), nan_ok=True)
+    assert unseen.best_threshold == pytest.approx(0.9)
     assert result.ap50_per_class[:2] == pytest.approx((1, 1))

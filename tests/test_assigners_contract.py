@@ -115,7 +115,7 @@ def test_wrong_level_sizes(any_backend, sizes, message):
 def test_wrong_kinds_of_tensor(any_backend, op):
     good = TENSORS[op][0]
     for value, message in (
-        (good.numpy(), "expected a torch.Tensor, got ndarray"),
+        (good.numpy(), "expected a torch.Tensor, got numpy.ndarray"),
         (None, "expected a torch.Tensor, got NoneType"),
         (good.to_sparse(), "expected an ordinary, dense tensor, got a torch.sparse_coo one"),
     ):

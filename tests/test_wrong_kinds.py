@@ -14,6 +14,7 @@ from cases import INF, assert_same
 import tinyssd_ops
 
 BOXES = cases.random_boxes(3)
+NUMPY_BOOL = f"numpy.{np.bool_.__name__}"
 TENSOR_ARGUMENTS = [
     ("box_iou", (BOXES, BOXES), "boxes1"),
     ("iou_pairs", (BOXES, BOXES), "boxes1"),
@@ -42,7 +43,7 @@ def test_wrong_kinds_of_tensor(monkeypatch, op, args, name, reference_only):
     good = args[0]
     quantized = torch.quantize_per_tensor(good, 0.1, 0, torch.quint8)
     wrong = [
-        (good.numpy(), "expected a torch.Tensor, got ndarray"),
+        (good.numpy(), "expected a torch.Tensor, got numpy.ndarray"),
         (None, "expected a torch.Tensor, got NoneType"),
         (0.5, "expected a torch.Tensor, got float"),
         (good.to_sparse(), "expected an ordinary, dense tensor, got a torch.sparse_coo one"),
@@ -63,6 +64,7 @@ def test_wrong_kinds_of_tensor(monkeypatch, op, args, name, reference_only):
         ("nms", (BOXES, BOXES[:, 0], "a"), TypeError, "iou_threshold: expected a number, got str"),
         ("nms", (BOXES, BOXES[:, 0], None), TypeError, "iou_threshold: expected a number, got NoneType"),
         ("nms", (BOXES, BOXES[:, 0], 1j), TypeError, "iou_threshold: expected a number, got complex"),
+        ("nms", (BOXES, BOXES[:, 0], np.True_), TypeError, f"iou_threshold: expected a number, got {NUMPY_BOOL}"),
         ("nms", (BOXES, BOXES[:, 0], 10**400), ValueError, "iou_threshold: expected a number, got one beyond float64"),
         ("nms", (BOXES, None, 0.5), TypeError, "scores: expected a torch.Tensor, got NoneType"),
         (
@@ -87,7 +89,7 @@ def test_wrong_kinds_of_tensor(monkeypatch, op, args, name, reference_only):
             "assign_atss",
             (BOXES, torch.tensor(3), BOXES),
             TypeError,
-            "level_sizes: expected a list of whole numbers, got Tensor",
+            "level_sizes: expected a list of whole numbers, got torch.Tensor",
         ),
         (
             "nms_padded",
@@ -114,7 +116,7 @@ def test_wrong_kinds_of_tensor(monkeypatch, op, args, name, reference_only):
             "multibox_prior",
             (2, 2, torch.tensor(0.5), [1]),
             TypeError,
-            "sizes: expected a list of positive numbers, got Tensor",
+            "sizes: expected a list of positive numbers, got torch.Tensor",
         ),
         ("multibox_prior", (2, 2, b"1", [1]), TypeError, "sizes: expected a list of positive numbers, got bytes"),
         ("multibox_prior", (2, 2, [1], [INF]), ValueError, "ratios: expected a list of positive numbers, got [inf]"),

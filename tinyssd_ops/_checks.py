@@ -35,10 +35,16 @@ def expect_shape(name: str, tensor: Tensor, shape: Sequence[Size]) -> None:
         raise ValueError(f"{name}: expected shape [{wanted}], got {sizes}")
 
 
+def _kind(value: object) -> str:
+    """The type of a value, with its module where there is one: numpy.bool is no bool."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
 def expect_tensor(name: str, value: object) -> None:
     """The value is an ordinary tensor: not sparse, nested or quantized."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a torch.Tensor, got {_kind(value)}")
     if value.layout is not torch.strided or value.is_nested or value.is_quantized:
         kind = "nested" if value.is_nested else "quantized" if value.is_quantized else str(value.layout)
         raise TypeError(f"{name}: expected an ordinary, dense tensor, got a {kind} one")
@@ -49,7 +55,7 @@ def number(name: str, value: object) -> float:
     if type(value) is float or isinstance(value, (torch.SymInt, torch.SymFloat)):
         return value  # type: ignore[return-value]
     if not isinstance(value, numbers.Real):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a number, got {_kind(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -63,7 +69,7 @@ def whole_number(name: str, value: object) -> int:
     elif isinstance(value, numbers.Integral):
         whole = int(value)
     else:
-        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected a whole number, got {_kind(value)}")
     if type(whole) is int and not -(2**63) <= whole < 2**63:
         raise ValueError(f"{name}: expected a number from 0 to {_MOST}, got one beyond int64")
     return whole  # type: ignore[return-value]
@@ -85,14 +91,14 @@ def positive_numbers(name: str, values: object) -> list[float]:
 def _items(name: str, values: object, kind: str) -> list[object]:
     # A tensor or an array without a dimension is iterable only by name.
     if isinstance(values, str | bytes) or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
-        raise TypeError(f"{name}: expected a list of {kind}, got {type(values).__name__}")
+        raise TypeError(f"{name}: expected a list of {kind}, got {_kind(values)}")
     return list(values)
 
 
 def flag(name: str, value: object) -> bool:
     """The value, a bool."""
     if not isinstance(value, (bool, torch.SymBool)):
-        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+        raise TypeError(f"{name}: expected True or False, got {_kind(value)}")
     return value  # type: ignore[return-value]
 
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import multiprocessing.util
 import os
+import tempfile
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor, nn
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 T = TypeVar("T")
 
@@ -28,6 +33,9 @@ _TORCHRUN = {"WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"}
 
 # The others wait while the first one validates. One that dies is noticed at once, by its closed connection or torchrun.
 _PATIENCE = timedelta(hours=6)
+
+# While the processes look for each other.
+_SECONDS_BETWEEN_LOOKS = 0.02
 
 # Every system's pipes take so much before it is read, so that all may write first.
 _MOST_PIPED = 4096
@@ -41,6 +49,17 @@ def count() -> int:
 def rank() -> int:
     """Which one this is, from 0."""
     return int(os.environ["RANK"]) if count() > 1 else 0
+
+
+def job() -> str | None:
+    """The name of the torchrun job that this process is of, the same where torchrun starts its processes anew."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return None if name == "none" else name  # What torchrun takes where none is given: no other job is told from it.
+
+
+def restarts() -> int:
+    """How often torchrun may start the same command anew."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
 
 def is_first() -> bool:
@@ -64,12 +83,50 @@ def joined() -> Iterator[None]:
 
     # Small things go by the CPU even where the network is on GPUs, so that no step waits for them.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    store = _unused_store() if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" else None
+    distributed.init_process_group(backend, timeout=_PATIENCE, store=store, rank=rank(), world_size=count())
     try:
         with _Pipes.open() if os.environ.get("LOCAL_WORLD_SIZE") == str(count()) else contextlib.nullcontext():
             yield
     finally:
         distributed.destroy_process_group()
+
+
+def _unused_store() -> PrefixStore:
+    """A part of torchrun's store that no earlier start of the processes has written to.
+
+    torchrun keeps its store when it starts them anew, so that they would read each other's former addresses there now
+    and then, and wait for ever. Machines do not agree on how many starts there were: so each process asks under a name
+    of its own, and the first one answers.
+    """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # They are public all the same.
+
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_PATIENCE)
+    name = uuid.uuid4().hex
+    if not is_first():
+        store.set(f"tinyssd/{rank()}", name)
+        while not store.check([f"tinyssd/{name}"]):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        shared = store.get(f"tinyssd/{name}").decode()
+        store.set(f"{shared}/{rank()}", "")
+        return PrefixStore(shared, store)
+    for other in range(1, count()):
+        while not store.check([f"{name}/{other}"]):
+            if store.check([f"tinyssd/{other}"]):  # Perhaps by an earlier start, and answered in vain.
+                store.set(f"tinyssd/{store.get(f'tinyssd/{other}').decode()}", name)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return PrefixStore(name, store)
+
+
+def make_room_for_sockets() -> None:
+    """Lets multiprocessing keep its sockets in /tmp where TMPDIR is so long that their paths would be too long."""
+    longest = 65  # The system takes 103 characters or a few more; multiprocessing adds 32.
+    if os.name == "posix" and len(os.fsencode(tempfile.gettempdir())) > longest:
+        before, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        try:
+            multiprocessing.util.get_temp_dir()  # Remembers the folder that it makes, for processes that fork too.
+        finally:
+            tempfile.tempdir = before
 
 
 def own_device(device: torch.device) -> torch.device:
@@ -186,6 +243,7 @@ class _Pipes:
 
         from torch import distributed
 
+        make_room_for_sockets()
         addresses: list[Any] = [None] * count()
         self._to: dict[int, Connection] = {}
         with Listener(backlog=count()) as listener:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tinyssd.check.anchors import AnchorFit, band_name
 from tinyssd.check.report import SEVERITIES, Group, Report
 from tinyssd.data.labels import Problem
+from tinyssd.files import json_text
 from tinyssd.text import plural, printable
 
 # Of one kind; a thousand lines of the first kind would push the second off the screen.
@@ -56,12 +56,12 @@ def to_json(report: Report) -> str:
         "classes": [vars(row) for row in report.classes],
         "anchors": None if fit is None else _fit_values(fit),
     }
-    return json.dumps(values, indent=2)
+    return json_text(values, indent=2)
 
 
 def config_json(fit: AnchorFit) -> str:
     """The best proposal as a configuration file on one line; empty where nothing is to change."""
-    return json.dumps(fit.best.config) if fit.best.config else ""
+    return json_text(fit.best.config) if fit.best.config else ""
 
 
 def _finding_values(finding: Problem) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,13 +81,15 @@ def _length(config: RunConfig) -> str:
 
 def metrics_table(metrics: Metrics, class_names: Sequence[str]) -> str:
     """The metrics, a line each."""
-    rows = [
-        ("AP50", f"{metrics.ap50:.3f}"),
-        ("AP", f"{metrics.ap:.3f}"),
-        *((f"AP, {name}", f"{ap:.3f}") for name, ap in zip(class_names, metrics.ap_per_class, strict=True)),
-        ("class error", f"{metrics.class_error:.2e}"),
-        ("offset MAE", f"{metrics.offset_mae:.3f}"),
-        ("best confidence threshold", f"{metrics.best_threshold:.2f}"),
+    named = zip(class_names, metrics.ap_per_class, strict=True)
+    values = [
+        ("AP50", metrics.ap50, ".3f"),
+        ("AP", metrics.ap, ".3f"),
+        *((f"AP, {name}", ap, ".3f") for name, ap in named),
+        ("class error", metrics.class_error, ".2e"),
+        ("offset MAE", metrics.offset_mae, ".3f"),
+        ("best confidence threshold", metrics.best_threshold, ".2f"),
     ]
+    rows = [(name, "-" if math.isnan(value) else f"{value:{digits}}") for name, value, digits in values]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

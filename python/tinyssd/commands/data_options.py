@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,10 @@ def class_names(given: str | None) -> tuple[str, ...] | None:
 
     if given is None:
         return None
-    if Path(given).is_file():
+    if Path(given).exists() and not Path(given).is_dir():  # A shell's <(command) is no regular file.
         return tuple(read_class_file(Path(given)))
+    if "," not in given and ("/" in given or os.sep in given or given.lower().endswith((".txt", ".names"))):
+        raise ConfigError(f"--classes {given}: no such file")
     names = tuple(name.strip() for name in given.split(","))
     if not all(names) or len(set(names)) < len(names):
         raise ConfigError(f"--classes: expected a file or different names with commas between, got {given!r}")

@@ -15,10 +15,10 @@ from tinyssd.commands.common import (
     data_label,
     data_name,
     describe,
-    expect_data,
 )
 from tinyssd.commands.data_options import add_data_options, class_names
-from tinyssd.errors import CheckpointError, ConfigError
+from tinyssd.commands.resume import resumed
+from tinyssd.errors import ConfigError
 from tinyssd.terminal import say
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
     with processes.joined():
         run, config, sources = processes.from_first(_planned, options)
         say(describe(config, run))
-        progress = train(config, run, resume=options.resume is not None, sources=sources)
+        progress = train(config, run, resume=sources is None, sources=sources)
     if not progress.is_over(config.train):
         say(f"stopped in epoch {progress.epoch + 1}; continue with: tinyssd train --resume {run}")
         return EXIT_INTERRUPTED
@@ -139,11 +139,12 @@ def _launched(options: argparse.Namespace) -> int:
 
 
 def _planned(options: argparse.Namespace) -> tuple[Path, RunConfig, tuple[Source, Source] | None]:
-    """The run folder, the configuration, and the pictures where they have been opened."""
+    """The run folder, the configuration, and the pictures; None for those of a run that goes on, not opened yet."""
     from tinyssd.run.folder import refuse_used_folder
 
-    if options.resume is not None:
-        return *_resumed(options), None
+    run_and_config = resumed(options)
+    if run_and_config is not None:
+        return *run_and_config, None
     config, sources = _new_config(options)
     run = options.run or Path("runs") / f"{data_label(config.data.name)}-{time.strftime('%Y%m%d-%H%M%S')}"
     refuse_used_folder(run)
@@ -286,62 +287,6 @@ def _loss_values(name: str | None, classic: Any) -> dict[str, Any]:
     if name == "classic":
         return {"classes": classic.classes, "boxes": classic.boxes, "normalize": classic.normalize}
     return {"classes": name}
-
-
-def _resumed(options: argparse.Namespace) -> tuple[Path, RunConfig]:
-    """The folder and the configuration of a run that is to be continued.
-
-    Where its data are, how long it goes on, and the machine's part may change.
-    """
-    from dataclasses import replace
-
-    from tinyssd.run.checkpoint import load_checkpoint, made_by_this_version
-    from tinyssd.run.config import RunConfig
-    from tinyssd.run.folder import CHECKPOINT
-
-    fixed = (
-        "train",
-        "val",
-        "format",
-        "classes",
-        "strict",
-        "run",
-        "config",
-        "batch_size",
-        "lr",
-        "image_size",
-        "model",
-        "backbone",
-        "backbone_weights",
-        "init",
-        "loss",
-        "assigner",
-        "seed",
-    )
-    given = [f"--{name.replace('_', '-')}" for name in fixed if getattr(options, name) is not None]
-    if given:
-        raise ConfigError(f"--resume continues a run with its own settings; leave out {', '.join(given)}")
-    run = options.resume.parent if options.resume.name == CHECKPOINT else options.resume
-    if not run.is_dir():
-        raise CheckpointError(f"{run}: no such run folder")
-    file = run / CHECKPOINT
-    contents = load_checkpoint(file)
-    with made_by_this_version(file):
-        config = RunConfig.from_dict(contents["config"])
-        finished = contents["progress"]["epoch"]
-    epochs = config.train.epochs if options.epochs is None else options.epochs
-    if epochs < finished:
-        raise ConfigError(f"--epochs: the run has done {finished} already, got {epochs}")
-    train = replace(
-        config.train,
-        epochs=epochs,
-        device=options.device or config.train.device,
-        workers=config.train.workers if options.workers is None else options.workers,
-    )
-    data = config.data if options.data is None else replace(config.data, name=data_name(options.data))
-    config = replace(config, train=train, data=data)
-    expect_data(config)
-    return run, config
 
 
 def _draw_validation(run: Path, config: RunConfig) -> None:

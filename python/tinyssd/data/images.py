@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from tinyssd.errors import DataError
+from tinyssd.files import expect_no_stream
 
 PICTURE_SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
@@ -97,6 +98,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _opened(path: Path) -> Iterator[Image.Image]:
     """An open picture; what goes wrong with it becomes a :class:`DataError`."""
     try:
+        expect_no_stream(path)
         with warnings.catch_warnings():
             # Of pictures from 90 million pixels on; twice that many are an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -141,4 +143,5 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error)
+    return " ".join(reason.split()) or type(error).__name__

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tinyssd.data.augment import AugmentConfig, augmented
 from tinyssd.data.place import on_input
 from tinyssd.data.source import Example, Source
+from tinyssd.processes import make_room_for_sockets
 
 # After SIGTERM a worker goes on for so long.
 _SECONDS_TO_END = 10
@@ -132,6 +133,8 @@ def make_loader(
         passes: As in :class:`EpochSampler`.
         share: Likewise; the batches of a process are its shares.
     """
+    if workers > 0:
+        make_room_for_sockets()
     sampler = EpochSampler(len(pictures), shuffle_seed, passes, share)
     batch_size //= share[1]
     loader = DataLoader(

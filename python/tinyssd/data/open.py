@@ -110,7 +110,9 @@ def _refuse_hopeless(data_set: DataSet) -> None:
         raise DataError(f"{first}; so it is with {unnamed} of {total + unnamed} boxes: is a name missing?")
     if objects == 0:
         reasons = "; ".join(
-            f"{problem} ({count} such)" for count, problem in problems.values() if problem.severity != "note"
+            f"{problem} ({count} such)"
+            for kind, (count, problem) in problems.items()
+            if problem.severity != "note" and kind != "in two splits"
         )
         raise DataError(f"{data_set.root}: no object to train on in it{f': {reasons}' if reasons else ''}")
     if not data_set.splits["val"]:

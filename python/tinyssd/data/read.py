@@ -11,6 +11,7 @@ from tinyssd.data.coco import find_coco, read_coco
 from tinyssd.data.config import FORMATS, Choice
 from tinyssd.data.csv import EXPECTED, find_csv, read_csv
 from tinyssd.data.draft import MOST_OBJECTS, Draft, Entry, Problems
+from tinyssd.data.foreign import ARCHIVES, foreign_labels
 from tinyssd.data.images import Header, read_header
 from tinyssd.data.labels import DataSet, Object, Picture
 from tinyssd.data.lists import apply_choice, apply_lists, split_lists
@@ -56,6 +57,8 @@ def read_data_set(path: Path, choice: Choice | None = None) -> DataSet:
         DataError: If there is no such folder, nothing in it is known, or no picture can be read.
     """
     choice = choice or Choice()
+    if path.is_file() and suffix(path.name) in ARCHIVES:
+        raise DataError(f"{path}: an archive; unpack it and name the folder")
     tree = Tree(path.parent if path.is_file() else path)
     only = path.name if path.is_file() else None
     found = {name: find(tree) for name, find in _FIND.items()}
@@ -120,7 +123,8 @@ def _nothing_found(tree: Tree, only: str | None = None) -> str:
     what = f"{tree.path(only)}: no label file" if only is not None else f"{tree.root}: no labels"
     tables = [name for name in tree.with_suffix(".csv", ".tsv") if only in (None, name)]
     header = f"; {tables[0]} has no {EXPECTED}" if tables else ""
-    return f"{what} of a known format (VOC's XML, COCO's JSON, YOLO's text files, or a table), but {there}{header}"
+    hint = header or foreign_labels(tree, only)
+    return f"{what} of a known format (VOC's XML, COCO's JSON, YOLO's text files, or a table), but {there}{hint}"
 
 
 def _crowded(draft: Draft, tree: Tree, problems: Problems) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import posixpath
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ _MOST_PIXELS = 1e9
 def find_voc(tree: Tree) -> list[str]:
     """The XML files with an ``<annotation>``; by the look of the first ones, for there may be many."""
     names = tree.with_suffix(".xml")
-    seen = [name for name in names[:20] if "<annotation" in read_start(tree.path(name))]
+    seen = [name for name in names[:20] if re.search(r"<annotation[\s>]", read_start(tree.path(name)))]
     return names if seen else []
 
 

@@ -36,10 +36,16 @@ details.note { background: none; border-left-color: var(--note) }
 summary { cursor: pointer; padding: .4rem .7rem; font-weight: 600 } summary span { font-weight: 400; opacity: .75 }
 details ul { margin: 0; padding: 0 1rem .6rem 1.9rem; max-height: 26rem; overflow: auto }
 li { overflow-wrap: anywhere; margin: .25rem 0 } code { font-size: .88em }
-table { border-collapse: collapse; margin: .6rem 0 } .scroll { overflow-x: auto }
+table { border-collapse: collapse; margin: .6rem 0 }
+/* A shade at the edge beyond which a wide table goes on: it stays while what covers it scrolls away. */
+.scroll { overflow-x: auto; background:
+  linear-gradient(to right, Canvas 40%, #0000) left / 3rem 102% no-repeat local,
+  linear-gradient(to left, Canvas 40%, #0000) right / 3rem 102% no-repeat local,
+  linear-gradient(to right, #8888, #0000) left / 1rem 100% no-repeat scroll,
+  linear-gradient(to left, #8888, #0000) right / 1rem 100% no-repeat scroll }
 th, td { padding: .2rem .9rem .2rem .3rem; text-align: right; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere } th { font-weight: 600 }
-td { white-space: nowrap } td:first-child { white-space: normal; min-width: 7rem }
+th, td { white-space: nowrap } th:first-child, td:first-child { white-space: normal; min-width: 7rem }
 .bar { display: inline-block; width: 7rem; height: .7rem; background: var(--soft); margin-right: .5rem }
 .share { display: inline-block; min-width: 3rem }
 .swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem; border-radius: .15rem }

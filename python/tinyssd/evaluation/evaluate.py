@@ -29,7 +29,7 @@ class AveragePrecision:
         ap50: At the IoU threshold 0.50.
         per_class: ``ap`` of each class without background.
         best_threshold: The confidence from which results should count: there the harmonic mean of precision and recall
-            at the IoU threshold 0.50 is highest (the mean over the classes that have objects).
+            at the IoU threshold 0.50 is highest (the mean over the classes of which an object was found).
         ap50_per_class: ``ap50`` of each class.
         best_threshold_per_class: ``best_threshold`` of each class.
     """
@@ -194,10 +194,13 @@ def _in_order(predictions: Sequence[np.ndarray], truth: Sequence[np.ndarray]) ->
 
 
 def _best_thresholds(precision: np.ndarray, confidence: np.ndarray, recall: np.ndarray) -> tuple[float, ...]:
-    """For each class the confidence with the highest F1, NaN without objects; arrays [recall, class] and [recall]."""
+    """For each class the confidence with the highest F1, NaN where none was found; arrays [recall, class], [recall].
+
+    A class of which nothing was found would have a threshold of 0, and then show whatever lies anywhere.
+    """
     f1 = 2 * precision * recall[:, None] / (precision + recall[:, None]).clip(min=1e-9)
     best = confidence[f1.argmax(axis=0), np.arange(f1.shape[1])]
-    return tuple(np.where((precision > -1).all(axis=0), best, math.nan).tolist())
+    return tuple(np.where(f1.max(axis=0) > 0, best, math.nan).tolist())
 
 
 def _true_annotation(image: int, row: np.ndarray, scale: np.ndarray) -> dict[str, Any]:

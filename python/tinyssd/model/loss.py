@@ -9,6 +9,7 @@ Every function is built of fixed shapes and never waits for the device, so a ste
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -73,6 +74,10 @@ class LossConfig:
         ):
             if value not in allowed:
                 raise ConfigError(f"loss: {name} must be one of {', '.join(allowed)}, got {value!r}")
+        weights = ("negative_ratio", "focal_gamma", "focal_alpha", "smooth_l1_beta", "box_weight")
+        for name in (*weights, "topk", "alpha", "beta"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"loss: {name}: expected a number from 0, got {getattr(self, name)}")
         if (self.classes == "varifocal") != self.boxes.endswith("iou"):
             raise ConfigError(f"loss: classes {self.classes!r} and boxes {self.boxes!r} are not of one network")
 

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from tinyssd.errors import DataError
+from tinyssd.files import expect_no_stream
 
 
 def _av() -> ModuleType:
@@ -29,6 +30,7 @@ def read_frames(path: Path) -> Iterator[tuple[float, Image.Image]]:
     """
     av = _av()
     try:
+        expect_no_stream(path)
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise DataError(f"{path}: no video in this file")

@@ -174,7 +174,7 @@ def _same_kind(value: Any, default: Any) -> bool:
     if isinstance(default, bool) or isinstance(value, bool):
         return type(value) is type(default)
     if isinstance(default, float):
-        return isinstance(value, (int, float))
+        return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
     if isinstance(default, str):
         return isinstance(value, str)
     return isinstance(value, int) or (value is None and not isinstance(default, int))

@@ -23,6 +23,8 @@ _LOCK = ".lock"
 
 def refuse_used_folder(run: Path) -> None:
     """Raises :class:`ConfigError` where a new run would take the place of another one or of other files."""
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"{run}: not a folder; choose another --run")
     if (run / CHECKPOINT).exists():
         raise ConfigError(
             f"{run}: holds a run already; continue it with 'tinyssd train --resume {run}', or choose another --run"

@@ -189,7 +189,7 @@ class _Training:
 
     def save(self) -> None:
         """Writes the checkpoint from which the run can go on."""
-        save_checkpoint(self.run / CHECKPOINT, {**self._about(), **self.state.contents()})
+        save_checkpoint(self.run / CHECKPOINT, {**self._about(), "job": processes.job(), **self.state.contents()})
 
     def write_epoch(self) -> None:
         """Writes and says what the epoch that has just ended came to."""
