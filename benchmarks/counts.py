@@ -45,6 +45,7 @@ def calls() -> dict[str, Callable[[], Any]]:
         "batched_nms random N=2,000 C=20": lambda: ops.batched_nms(boxes, scores, classes, 0.5),
         "nms_padded random B=2 N=1,000": lambda: ops.nms_padded(boxes.view(2, -1, 4), scores.view(2, -1), 0.5),
         "soft_nms random N=300": lambda: ops.soft_nms(boxes[None, :300], scores[None, :300], gaussian=True),
+        "soft_nms random N=2,000": lambda: ops.soft_nms(boxes[None], scores[None]),
         "assign_anchors A=5,444 G=8": lambda: ops.assign_anchors(anchors[0], labels[0, :, 1:]),
         "multibox_target B=4 A=5,444 G=8": lambda: ops.multibox_target(anchors, labels),
         "multibox_detection A=5,444 C=2": lambda: ops.multibox_detection(probs, heads.offsets, anchors),

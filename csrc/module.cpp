@@ -33,7 +33,8 @@ PYBIND11_MODULE(_C, module) {
       .def_readwrite("wave", &tinyssd::Limits::wave)
       .def_readwrite("least_in_waves", &tinyssd::Limits::least_in_waves)
       .def_readwrite("grid_cells", &tinyssd::Limits::grid_cells)
-      .def_readwrite("neighbours", &tinyssd::Limits::neighbours);
+      .def_readwrite("neighbours", &tinyssd::Limits::neighbours)
+      .def_readwrite("soft_many", &tinyssd::Limits::soft_many);
   module.def("limits", &tinyssd::limits, pybind11::return_value_policy::reference, "The ones in use.");
   module.def(
       "work_done", [] { return tinyssd::work_done().load(); }, "Cells, blocks and tiles looked at since the start.");

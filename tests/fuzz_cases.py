@@ -26,6 +26,7 @@ LIMITS: dict[str, list[int]] = {
     "least_in_waves": [1, NEVER],
     "grid_cells": [ALWAYS, 2, NEVER],
     "neighbours": [ALWAYS, 1, NEVER],
+    "soft_many": [ALWAYS, 12, NEVER],
 }
 
 
@@ -186,7 +187,15 @@ def _nms_padded(pick: random.Random) -> tuple[Any, ...]:
 
 def _soft_nms(pick: random.Random) -> tuple[Any, ...]:
     boxes, scores, threshold, ids, least, most = _nms_padded(pick)
-    return boxes, scores, pick.random() < 0.5, threshold, pick.choice([0.1, 0.5]), ids, least, most
+    if pick.random() < 0.1:
+        n = pick.randrange(MANY // 10, MANY)
+        boxes, scores, ids = (
+            _many_boxes(pick, n)[None],
+            some_scores(pick, n)[None],
+            pick.choice([None, _ids(pick, n)[None]]),
+        )
+    sigma = pick.choice([0.1, 0.5, 0.5, 1e-50, 1e30])  # 1e-50 is 0 in float32
+    return boxes, scores, pick.random() < 0.5, threshold, sigma, ids, least, most
 
 
 def _predictions(pick: random.Random) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,6 +5,8 @@ The ways begin at sizes that tests cannot afford, so the sizes are lowered. Work
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -123,6 +125,25 @@ def test_assignment(threads, simd_path, set_limits, anchors, gts):
     for threshold in (0.0, 0.5):
         expected = cases.reference_answer("assign_anchors", anchors, gts, None, threshold)
         assert_same(OPS.assign_anchors(anchors, gts, None, threshold), expected, threshold)
+
+
+@functools.cache
+def _soft_inputs() -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes [B, 300, 4] of every kind, scores of every kind, classes; 300 boxes have two levels above their blocks."""
+    boxes = torch.stack([*(kind(300, 1) for kind in cases.BOXES.values()), cases.broken(300, 3)])
+    scores = torch.stack([kind(300) for kind in itertools.islice(itertools.cycle(cases.SCORES.values()), len(boxes))])
+    return boxes, scores, cases.class_ids(scores.numel(), 4).view_as(scores)
+
+
+@pytest.mark.parametrize("many", [ALWAYS, 12, NEVER])
+@pytest.mark.parametrize("gaussian", [False, True])
+def test_soft_nms(threads, simd_path, set_limits, gaussian, many):
+    """In the order of a tree, in that of the indices, in rounds; a sigma of 1e-50 is 0 in float32."""
+    set_limits(soft_many=many, worth_a_thread=0)
+    boxes, scores, ids = _soft_inputs()
+    for args in ((0.4, 0.3, None, None, None), (0.0, 0.5, ids, 0.01, None), (0.9, 1e-50, None, None, 200)):
+        call = (boxes, scores, gaussian, *args)
+        assert_same(OPS.soft_nms(*call), cases.reference_answer("soft_nms", *call), args)
 
 
 def test_threads_within_images_within_classes(threads, set_limits):

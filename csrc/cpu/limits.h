@@ -15,6 +15,7 @@ struct Limits {
   // Beyond these, a box and on average, the grid gives way to the tree.
   int64_t grid_cells = 256;  // looked into
   int64_t neighbours = 512;  // kept boxes in the same cell
+  int64_t soft_many = 256;   // candidates of soft_nms for which the order of a tree is worth finding
 };
 
 inline Limits& limits() {

@@ -1,20 +1,49 @@
-// soft_nms on the CPU: threads over images. The candidates of an image lie in the order of their indices; each pass lets
-// the scores decay, drops those that fall below the least score, and finds the next one to keep.
-#include "../soft_nms.h"
-#include "../rank.h"
-#include "parallel.h"
+// soft_nms on the CPU: threads over images, or over the classes of one image. Classes do not meet, so each is a list of
+// its own, and the lists are merged by the best head.
+#include "soft_nms_list.h"
+#include "suppress.h"
 
-#include <algorithm>
+#include <functional>
+#include <queue>
 
 namespace tinyssd {
 namespace {
 
+constexpr int64_t kVisitsOfOne = 100;  // what a candidate costs that is kept, in visits of a nanosecond
+
+// What the lists of one image keep, each from where its members begin.
 template <class T>
-struct Candidate {
-  Box<T> box;
-  T area, score;
-  int64_t class_id, index;
+struct Kept {
+  std::vector<uint32_t> boxes;
+  std::vector<T> scores;
+  std::vector<int64_t> begins, ends;  // of the lists
 };
+
+// Merges lists by the best head, best first; returns how many.
+template <class T>
+int64_t merge(
+    const Kept<T>& lists, int64_t most,
+    int64_t* keep,   // [K]
+    T* kept_scores)  // [K]
+{
+  using Head = std::tuple<RankKey<T>, uint32_t, size_t>;  // key, box, list
+  std::priority_queue<Head, std::vector<Head>, std::greater<>> heads;
+  std::vector<int64_t> next = lists.begins;
+  const auto add_head = [&](size_t list) {
+    const int64_t at = next[list];
+    if (at < lists.ends[list]) heads.emplace(rank_key(lists.scores[at]), lists.boxes[at], list);
+  };
+  for (size_t list = 0; list < lists.ends.size(); ++list) add_head(list);
+  int64_t kept = 0;
+  for (; kept < most && !heads.empty(); ++kept) {
+    const size_t list = std::get<2>(heads.top());
+    heads.pop();
+    keep[kept] = lists.boxes[next[list]];
+    kept_scores[kept] = lists.scores[next[list]++];
+    add_head(list);
+  }
+  return kept;
+}
 
 // Keeps up to `most` boxes of one image, best first; returns how many.
 template <class T>
@@ -22,41 +51,43 @@ int64_t soft_nms_image(
     const Box<T>* boxes,     // [N]
     const T* scores,         // [N]
     const int64_t* classes,  // [N] or nullptr
-    int64_t size, const Decay<T>& decay, std::optional<T> least, int64_t most,
+    int64_t size, const Rule<T>& rule, int64_t most,
     int64_t* keep,   // [K]
     T* kept_scores)  // [K]
 {
-  const auto stays = [&](T score) { return !least || score >= *least; };
-  std::vector<Candidate<T>> left;
-  size_t best = 0;
-  const auto add = [&](size_t place, const Candidate<T>& candidate) {
-    left[place] = candidate;
-    // Only what ranks higher is better: equal scores go to the lowest index.
-    if (place == 0 || rank_key(candidate.score) < rank_key(left[best].score)) best = place;
-  };
-  left.resize(size);
-  size_t count = 0;
+  std::vector<uint32_t> members;  // of the lists, one list after the other
+  members.reserve(size);
   for (int64_t i = 0; i < size; ++i) {
-    if (!stays(scores[i])) continue;
-    add(count++, {boxes[i], area(boxes[i]), scores[i], classes == nullptr ? 0 : classes[i], i});
+    if (rule.stays(scores[i])) members.push_back(static_cast<uint32_t>(i));
   }
-  int64_t kept = 0;
-  while (kept < most && count > 0) {
-    const Candidate<T> chosen = left[best];
-    keep[kept] = chosen.index;
-    kept_scores[kept++] = chosen.score;
-    const size_t before = count;
-    count = best = 0;
-    for (size_t i = 0; i < before; ++i) {
-      Candidate<T> other = left[i];
-      if (other.index == chosen.index) continue;
-      if (other.class_id == chosen.class_id) {
-        other.score = decay(other.score, iou(chosen.box, chosen.area, other.box, other.area));
+  if (members.empty()) return 0;
+  const auto num_members = static_cast<int64_t>(members.size());
+  Kept<T> lists = {std::vector<uint32_t>(num_members), std::vector<T>(num_members), {0}, {}};
+  if (classes != nullptr) {
+    ByClass groups = group_by_class(members.size(), [&](size_t m) { return classes[members[m]]; });
+    for (uint32_t& m : groups.order) m = members[m];
+    members.swap(groups.order);
+    lists.begins.swap(groups.starts);
+  }
+  lists.ends.assign(lists.begins.begin() + 1, lists.begins.end());
+  lists.ends.push_back(num_members);
+  const auto num_lists = static_cast<int64_t>(lists.ends.size());
+  const int64_t average = num_members / num_lists;
+  parallel(num_lists, average * (average + kVisitsOfOne), [&](int64_t first, int64_t last) {
+    for (int64_t list = first; list < last; ++list) {
+      const int64_t begin = lists.begins[list], end = lists.ends[list];
+      std::vector<Candidate<T>> left;
+      left.reserve(end - begin);
+      for (int64_t m = begin; m < end; ++m) {
+        left.push_back({boxes[members[m]], scores[members[m]], static_cast<uint32_t>(m - begin)});
       }
-      if (stays(other.score)) add(count++, other);
+      const int64_t kept =
+          soft_nms_list(std::move(left), rule, most, lists.boxes.data() + begin, lists.scores.data() + begin);
+      lists.ends[list] = begin + kept;
+      for (int64_t m = begin; m < begin + kept; ++m) lists.boxes[m] = members[begin + lists.boxes[m]];
     }
-  }
-  return kept;
+  });
+  return merge(lists, most, keep, kept_scores);
 }
 
 std::tuple<Tensor, Tensor, Tensor> soft_nms(
@@ -74,13 +105,13 @@ std::tuple<Tensor, Tensor, Tensor> soft_nms(
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const std::optional<T> least = score_threshold ? std::optional(static_cast<T>(*score_threshold)) : std::nullopt;
-    const Decay<T> decay = {gaussian, static_cast<T>(iou_threshold), static_cast<T>(sigma)};
+    const Rule<T> rule = {{gaussian, static_cast<T>(iou_threshold), static_cast<T>(sigma)}, least};
     T* score_data = kept_scores.mutable_data_ptr<T>();
-    parallel(num_images, 2 * size * std::min(size, most), [&](int64_t begin, int64_t end) {
+    parallel(num_images, size * (smaller(size, most) + kVisitsOfOne), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         count_data[i] = soft_nms_image<T>(
             box_data<T>(b) + i * size, s.const_data_ptr<T>() + i * size,
-            ids ? ids->const_data_ptr<int64_t>() + i * size : nullptr, size, decay, least, most, keep_data + i * most,
+            ids ? ids->const_data_ptr<int64_t>() + i * size : nullptr, size, rule, most, keep_data + i * most,
             score_data + i * most);
         std::fill(keep_data + i * most + count_data[i], keep_data + (i + 1) * most, -1);
         std::fill(score_data + i * most + count_data[i], score_data + (i + 1) * most, T(0));

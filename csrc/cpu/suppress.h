@@ -34,26 +34,39 @@ std::vector<uint8_t> rank_and_suppress(Ranked<T>& candidates, T threshold, const
   return keep;
 }
 
+// Numbers by their classes, those of one class in their order.
+struct ByClass {
+  std::vector<uint32_t> order;
+  std::vector<int64_t> starts;  // in it, of each class
+};
+
+template <class ClassOf>
+ByClass group_by_class(size_t size, const ClassOf& class_of) {
+  uint64_t lowest = UINT64_MAX;
+  std::vector<Keyed<uint64_t>> items(size);
+  for (size_t i = 0; i < size; ++i) {
+    items[i] = {static_cast<uint64_t>(class_of(i)), static_cast<uint32_t>(i)};
+    lowest = smaller(items[i].key, lowest);
+  }
+  for (auto& item : items) item.key -= lowest;  // equal high digits, which the sort skips
+  stable_sort_by_key(items);
+  ByClass groups = {std::vector<uint32_t>(size), {}};
+  for (size_t i = 0; i < size; ++i) {
+    if (i == 0 || items[i].key != items[i - 1].key) groups.starts.push_back(static_cast<int64_t>(i));
+    groups.order[i] = items[i].index;
+  }
+  return groups;
+}
+
 // The same, where class_of(index) is a candidate's class; threads over classes.
 template <class T, class BoxOf, class ClassOf>
 std::vector<uint8_t> rank_and_suppress(
     Ranked<T>& candidates, T threshold, const BoxOf& box_of, const ClassOf& class_of) {
   stable_sort_by_key(candidates);
   const size_t size = candidates.size();
-  uint64_t lowest = UINT64_MAX;
-  std::vector<Keyed<uint64_t>> by_class(size);  // class, rank
-  for (size_t i = 0; i < size; ++i) {
-    by_class[i] = {static_cast<uint64_t>(class_of(candidates[i].index)), static_cast<uint32_t>(i)};
-    lowest = by_class[i].key < lowest ? by_class[i].key : lowest;
-  }
-  for (auto& item : by_class) item.key -= lowest;  // equal high digits, which the sort skips
-  stable_sort_by_key(by_class);
+  auto [by_class, starts] = group_by_class(size, [&](size_t rank) { return class_of(candidates[rank].index); });
   std::vector<Box<T>> boxes(size);
-  std::vector<int64_t> starts;
-  for (size_t i = 0; i < size; ++i) {
-    if (i == 0 || by_class[i].key != by_class[i - 1].key) starts.push_back(static_cast<int64_t>(i));
-    boxes[i] = box_of(candidates[by_class[i].index].index);
-  }
+  for (size_t i = 0; i < size; ++i) boxes[i] = box_of(candidates[by_class[i]].index);
   const auto num_classes = static_cast<int64_t>(starts.size());
   starts.push_back(static_cast<int64_t>(size));
   std::vector<uint8_t> keep_by_class(size), keep(size);
@@ -62,7 +75,7 @@ std::vector<uint8_t> rank_and_suppress(
       suppress(boxes.data() + starts[c], starts[c + 1] - starts[c], threshold, keep_by_class.data() + starts[c]);
     }
   });
-  for (size_t i = 0; i < size; ++i) keep[by_class[i].index] = keep_by_class[i];
+  for (size_t i = 0; i < size; ++i) keep[by_class[i]] = keep_by_class[i];
   return keep;
 }
 
