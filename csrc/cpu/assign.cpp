@@ -151,7 +151,10 @@ class Matching {
     std::vector<int64_t> order(num_gt);
     std::iota(order.begin(), order.end(), int64_t{0});
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return first_[a].iou > first_[b].iou; });
+    Pace pace;
+    const int64_t cost = 100 + 50 * anchors_.num_tiles();  // a search may look at every tile
     for (const int64_t g : order) {
+      pace.add(cost);
       Proposal<T> proposal = takes(g, first_[g]) ? first_[g] : find(g);
       for (int64_t loser = g; proposal.anchor != kNone;) {
         anchor_of_[loser] = proposal.anchor;
@@ -161,6 +164,7 @@ class Matching {
         held_gt_[proposal.anchor] = static_cast<IouBits<T>>(winner);
         if (loser == kNone) break;
         anchor_of_[loser] = kNone;
+        pace.add(cost);
         proposal = find(loser);
       }
     }

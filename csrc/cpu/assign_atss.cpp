@@ -128,7 +128,7 @@ void assign_image(
       assigned[choice.anchor] = gts.boxes[g].index;
     }
   }
-  for (int64_t tile = 0; tile < anchors.num_tiles(); ++tile) take_ignored(anchors, gts, tile, assigned);
+  take_ignored(anchors, gts, assigned);
 }
 
 template <class T>

@@ -210,7 +210,7 @@ void assign_image(
   for (int64_t a = 0; a < num_anchors; ++a) {
     if (best[a].anchor >= 0) assigned[a] = boxes[best[a].anchor].index;
   }
-  for (int64_t tile = 0; tile < image.predicted.num_tiles(); ++tile) take_ignored(image.predicted, gts, tile, assigned);
+  take_ignored(image.predicted, gts, assigned);
   for (int64_t a = 0; a < num_anchors; ++a) {
     if (assigned[a] < 0) continue;
     const GtBox<T>& gt = boxes[best[a].anchor];

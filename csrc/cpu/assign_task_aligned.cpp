@@ -108,7 +108,7 @@ void assign_image(
       assigned[choice.anchor] = gts.boxes[g].index;
     }
   }
-  for (int64_t tile = 0; tile < predicted.num_tiles(); ++tile) take_ignored(predicted, gts, tile, assigned);
+  take_ignored(predicted, gts, assigned);
   scale_targets(ious, view.count, num_anchors, assigned, targets);
 }
 

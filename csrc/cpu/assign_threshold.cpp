@@ -79,11 +79,14 @@ template <class T>
 void keep_anchors(
     const AnchorArrays<T>& anchors, const ImageGt<T>& gts, const Rule<T>& rule, const std::vector<TopTiles<T>>& tops,
     const IouBits<T>* best_box, int64_t* assigned) {
+  Pace pace;
+  const auto pass = [&](const TopTiles<T>& top) { pace.add(AnchorArrays<T>::kTile * (top.last - top.first + 1)); };
   if (rule.allow_low_quality) {
     // A box that overlaps nothing ties with every anchor.
     const bool all = std::any_of(tops.begin(), tops.end(), [](const TopTiles<T>& top) { return top.iou == 0; });
     if (all) std::copy(best_box, best_box + anchors.size(), assigned);
     for (size_t g = 0; g < tops.size() && !all; ++g) {
+      pass(tops[g]);
       for_each_top(anchors, gts.boxes[g], tops[g], [&](int64_t anchor) {
         assigned[anchor] = best_box[anchor];
         return true;
@@ -91,6 +94,7 @@ void keep_anchors(
     }
   }
   for (size_t g = 0; g < tops.size() && rule.match_every_box; ++g) {
+    pass(tops[g]);
     for_each_top(anchors, gts.boxes[g], tops[g], [&](int64_t anchor) {
       assigned[anchor] = gts.boxes[g].index;
       return false;

@@ -126,6 +126,15 @@ void take_ignored(const AnchorArrays<T>& anchors, const ImageGt<T>& gts, int64_t
   }
 }
 
+template <class T>
+void take_ignored(const AnchorArrays<T>& anchors, const ImageGt<T>& gts, int64_t* assigned /* [A] */) {
+  Pace pace;
+  for (int64_t tile = 0; tile < anchors.num_tiles(); ++tile) {
+    take_ignored(anchors, gts, tile, assigned);
+    pace.add(AnchorArrays<T>::kTile * static_cast<int64_t>(gts.ignored.size() + 1));
+  }
+}
+
 // Points in tiles, and the box around each tile.
 template <class T>
 class PointTiles {

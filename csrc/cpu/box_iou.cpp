@@ -35,7 +35,8 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
     const T* data2 = b2.const_data_ptr<T>();
     T* out_data = out.mutable_data_ptr<T>();
     advise_huge_pages(out_data, out.numel() * static_cast<int64_t>(sizeof(T)));
-    parallel(batch.count * rows, columns, [&](int64_t begin, int64_t end) {
+    parallel_parts(batch.count * rows, columns, [&](int64_t begin, int64_t end) {
+      Pace pace;
       std::vector<T> memory(BoxArrays<T>::kArrays * columns);
       const auto arrays = BoxArrays<T>::over(memory.data(), columns);
       for (int64_t b = begin / rows; b * rows < end; ++b) {
@@ -50,6 +51,7 @@ Tensor box_iou(const Tensor& boxes1, const Tensor& boxes2) {
           for (int64_t row = first; row < last; ++row) {
             const Box<T> box = load_box(data1 + source1 * rows * 4, row - b * rows);
             run_simd<IouRow>(box, arrays + start, size, out_data + row * columns + start);
+            pace.add(kFreshCost * size);
           }
         }
       }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../grid.h"
+#include "interrupt.h"
 
 #include <algorithm>
 #include <array>
@@ -78,16 +79,19 @@ int widest(const Point<T>* points, int64_t size, const std::array<T, 2>& weights
   return static_cast<int>(std::max_element(spread.begin(), spread.end()) - spread.begin());
 }
 
+constexpr int64_t kOrderCost = 20;  // nanoseconds a point and level
+
 // Orders the points so that aligned runs of 16, 32, 64, ... are alike.
 template <class T>
-void order(Point<T>* points, int64_t size, const std::array<T, 2>& weights) {
+void order(Point<T>* points, int64_t size, const std::array<T, 2>& weights, Pace& pace) {
   while (size > kFan) {
+    pace.add(kOrderCost * size);
     int64_t half = kFan;
     while (2 * half < size) half *= 2;
     const int d = widest(points, size, weights);
     std::nth_element(
         points, points + half, points + size, [d](const auto& a, const auto& b) { return a.at[d] < b.at[d]; });
-    order(points + half, size - half, weights);
+    order(points + half, size - half, weights, pace);
     size = half;
   }
 }
@@ -105,7 +109,8 @@ std::vector<Point<T>> ordered_points(int64_t size, const BoxOf& box_of, T thresh
     points.push_back({{cx, cy, std::log(w), std::log(h)}, w, h, static_cast<uint32_t>(i)});
   }
   const T t = smaller(larger(threshold, T(1e-3)), T(1) - T(1e-3));
-  order(points.data(), static_cast<int64_t>(points.size()), {T(1) / (T(1) - t), T(1) / -std::log(t)});
+  Pace pace;
+  order(points.data(), static_cast<int64_t>(points.size()), {T(1) / (T(1) - t), T(1) / -std::log(t)}, pace);
   return points;
 }
 

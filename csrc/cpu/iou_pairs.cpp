@@ -50,7 +50,8 @@ void pair_values(
     const T* boxes1,  // [..., N, 4]
     const T* boxes2,  // [..., M, 4]
     const Broadcast& batch, int64_t rows, int64_t columns, IouEps<T> eps, T* out) {
-  parallel(batch.count * rows, columns, [&](int64_t begin, int64_t end) {
+  parallel_parts(batch.count * rows, columns, [&](int64_t begin, int64_t end) {
+    Pace pace;
     std::vector<T> memory(MeasuredArrays<T>::kArrays * columns);
     const auto others = MeasuredArrays<T>::over(memory.data(), columns);
     for (int64_t b = begin / rows; b * rows < end; ++b) {
@@ -62,6 +63,7 @@ void pair_values(
           const auto one = measure<kKind>(load_box(boxes1 + source1 * rows * 4, row - b * rows));
           T* target = out + row * columns + start;
           run_simd<FamilyRow<kKind>>(one, others + start, smaller(kTile, columns - start), eps, target);
+          pace.add(kFreshCost * kTile);
         }
       }
     }

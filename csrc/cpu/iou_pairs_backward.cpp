@@ -45,7 +45,8 @@ void sum_slopes(
     const T* others,  // [B, others, 4]
     int64_t num_batches, int64_t own_size, int64_t other_size, IouEps<T> eps,
     T* out) {  // [B, own, 4]
-  parallel(num_batches * own_size, 5 * other_size, [=](int64_t begin, int64_t end) {
+  parallel_parts(num_batches * own_size, 5 * other_size, [=](int64_t begin, int64_t end) {
+    Pace pace;
     std::vector<T> memory(MeasuredArrays<T>::kArrays * other_size);
     const auto arrays = MeasuredArrays<T>::over(memory.data(), other_size);
     for (int64_t i = begin; i < end; ++i) {
@@ -57,6 +58,7 @@ void sum_slopes(
       run_simd<SlopeSums<kKind>>(
           measure<kKind>(load_box(own, i)), arrays, grad + i * other_size, other_size, eps, &sums[0][0]);
       for (int k = 0; k < 4; ++k) out[4 * i + k] = fold(sums[k]);
+      pace.add(5 * other_size);
     }
   });
 }

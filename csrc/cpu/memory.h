@@ -9,6 +9,9 @@
 
 namespace tinyssd {
 
+// Nanoseconds that a value may take whose memory is written for the first time, on a busy machine.
+constexpr int64_t kFreshCost = 10;
+
 // Asks for huge pages, 512 times fewer, for the whole huge pages within the memory; a hint without any effect on values.
 inline void advise_huge_pages(void* memory, int64_t bytes) {
 #if defined(__linux__)

@@ -51,7 +51,7 @@ int64_t soft_nms_image(
     const Box<T>* boxes,     // [N]
     const T* scores,         // [N]
     const int64_t* classes,  // [N] or nullptr
-    int64_t size, const Rule<T>& rule, int64_t most,
+    int64_t size, const SoftRule<T>& rule, int64_t most,
     int64_t* keep,   // [K]
     T* kept_scores)  // [K]
 {
@@ -76,7 +76,7 @@ int64_t soft_nms_image(
   parallel(num_lists, average * (average + kVisitsOfOne), [&](int64_t first, int64_t last) {
     for (int64_t list = first; list < last; ++list) {
       const int64_t begin = lists.begins[list], end = lists.ends[list];
-      std::vector<Candidate<T>> left;
+      std::vector<SoftBox<T>> left;
       left.reserve(end - begin);
       for (int64_t m = begin; m < end; ++m) {
         left.push_back({boxes[members[m]], scores[members[m]], static_cast<uint32_t>(m - begin)});
@@ -105,7 +105,7 @@ std::tuple<Tensor, Tensor, Tensor> soft_nms(
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     const std::optional<T> least = score_threshold ? std::optional(static_cast<T>(*score_threshold)) : std::nullopt;
-    const Rule<T> rule = {{gaussian, static_cast<T>(iou_threshold), static_cast<T>(sigma)}, least};
+    const SoftRule<T> rule = {{gaussian, static_cast<T>(iou_threshold), static_cast<T>(sigma)}, least};
     T* score_data = kept_scores.mutable_data_ptr<T>();
     parallel(num_images, size * (smaller(size, most) + kVisitsOfOne), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {

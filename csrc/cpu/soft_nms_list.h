@@ -16,7 +16,7 @@ namespace tinyssd {
 
 // How scores decay, and which of them count.
 template <class T>
-struct Rule {
+struct SoftRule {
   Decay<T> decay;
   std::optional<T> least;
 
@@ -30,7 +30,7 @@ struct Rule {
 // One list as the kernel sees it. Level 0 of its tree is slots with a candidate each, level 1 blocks of 16 slots, and so on
 // up to the root, which is one node.
 template <class T>
-struct Candidates {
+struct SoftList {
   BoxArrays<T> boxes;  // of the slots, NaN where there is none
   T* scores;           // of the slots
   // The levels one after the other, each from first[level] on: the best of the candidates that are left below a node.
@@ -61,10 +61,11 @@ struct Candidates {
 
 // Keeps up to `most`, best first.
 struct KeepBest {
+  static constexpr int64_t kBlockCost = 40;  // nanoseconds
   // What a kept box does to 16 slots.
   template <bool kGaussian, class T>
   TINYSSD_INLINE static void lower_block(
-      const Candidates<T>& left, const Rule<T>& rule, int64_t begin, const Box<T>& box, T box_area) {
+      const SoftList<T>& left, const SoftRule<T>& rule, int64_t begin, const Box<T>& box, T box_area) {
     const Decay<T> decay = {kGaussian, rule.decay.threshold, rule.decay.sigma};
     const bool filtered = rule.least.has_value();
     const T least = rule.least.value_or(T(0));
@@ -84,7 +85,7 @@ struct KeepBest {
   // Opens the nodes above the slot and those that may hold a box whose score changes; num_open: of each level.
   template <class T>
   TINYSSD_INLINE static void open_nodes(
-      const Candidates<T>& left, const Box<T>& box, T box_area, T least_iou, int64_t slot, int64_t* num_open) {
+      const SoftList<T>& left, const Box<T>& box, T box_area, T least_iou, int64_t slot, int64_t* num_open) {
     left.open[left.first[left.root]] = 0;
     num_open[left.root] = 1;
     for (int level = left.root - 1; level > 0; --level) {
@@ -111,10 +112,11 @@ struct KeepBest {
 
   template <bool kGaussian, class T>
   TINYSSD_INLINE static int64_t keep_best(
-      const Candidates<T>& left, const Rule<T>& rule, int64_t most, uint32_t* keep, T* kept_scores) {
+      const SoftList<T>& left, const SoftRule<T>& rule, int64_t most, uint32_t* keep, T* kept_scores) {
     const T least_iou = rule.least_iou();
     const int64_t root = left.first[left.root];
     int64_t num_open[kMostLevels + 2];
+    Pace pace;
     int64_t kept = 0;
     for (; kept < most && left.keys[root] != kNoCandidate<T>; ++kept) {
       const uint32_t index = left.indices[root];
@@ -129,6 +131,7 @@ struct KeepBest {
         const int64_t block = left.open[left.first[1] + i];
         lower_block<kGaussian>(left, rule, block << kLog2Fan, box, box_area);
       }
+      pace.add(kBlockCost * num_open[1]);
       for (int level = 1; level <= left.root; ++level) {
         for (int64_t i = 0; i < num_open[level]; ++i) left.find_best(level, left.open[left.first[level] + i]);
       }
@@ -138,8 +141,9 @@ struct KeepBest {
 
   template <class T>
   TINYSSD_INLINE static void run(
-      const Candidates<T>* all, const Rule<T>* rule, int64_t most, uint32_t* keep, T* kept_scores, int64_t* num_kept) {
-    const Candidates<T> left = *all;
+      const SoftList<T>* all, const SoftRule<T>* rule, int64_t most, uint32_t* keep, T* kept_scores,
+      int64_t* num_kept) {
+    const SoftList<T> left = *all;
     for (int level = 1; level <= left.root; ++level) {
       const int64_t end = (left.first[level] - left.first[level - 1]) >> kLog2Fan;
       for (int64_t node = 0; node < end; ++node) left.find_best(level, node);
@@ -151,7 +155,7 @@ struct KeepBest {
 
 // Of a list, with its index there.
 template <class T>
-struct Candidate {
+struct SoftBox {
   Box<T> box;
   T score;
   uint32_t index;
@@ -159,25 +163,25 @@ struct Candidate {
 
 // The order of the tree; what overlaps nothing comes last.
 template <class T>
-std::vector<Candidate<T>> in_order(const std::vector<Candidate<T>>& left, T least_iou) {
-  std::vector<Candidate<T>> found;
+std::vector<SoftBox<T>> in_order(const std::vector<SoftBox<T>>& left, T least_iou) {
+  std::vector<SoftBox<T>> found;
   found.reserve(left.size());
   const auto box_of = [&](int64_t i) { return left[i].box; };
   for (const Point<T>& point : ordered_points(static_cast<int64_t>(left.size()), box_of, least_iou)) {
     found.push_back(left[point.index]);
   }
-  for (const Candidate<T>& other : left) {
+  for (const SoftBox<T>& other : left) {
     if (!can_overlap(other.box, area(other.box))) found.push_back(other);
   }
   return found;
 }
 
-// Owns the memory of Candidates.
+// Owns the memory of a SoftList.
 template <class T>
-class CandidateTree {
+class SoftTree {
  public:
   // The slots are in the order of `left`; bounds are worth it where boxes that are alike lie side by side.
-  CandidateTree(const std::vector<Candidate<T>>& left, bool bounded, std::vector<uint32_t>& slot_of)
+  SoftTree(const std::vector<SoftBox<T>>& left, bool bounded, std::vector<uint32_t>& slot_of)
       : size_(static_cast<int64_t>(left.size())) {
     const auto whole_blocks = [](int64_t count) { return (count + kFan - 1) / kFan * kFan; };
     const int64_t num_slots = whole_blocks(size_);
@@ -197,7 +201,7 @@ class CandidateTree {
     all.open = indices_.data() + num_nodes;
     all.slot_of = slot_of.data();
     for (int64_t slot = 0; slot < size_; ++slot) {
-      const Candidate<T>& candidate = left[slot];
+      const SoftBox<T>& candidate = left[slot];
       all.boxes.set(slot, candidate.box, area(candidate.box));
       all.scores[slot] = candidate.score;
       all.keys[slot] = rank_key(candidate.score);
@@ -209,15 +213,15 @@ class CandidateTree {
   }
 
   // What has not been kept and has not fallen below the least score.
-  std::vector<Candidate<T>> left() const {
-    std::vector<Candidate<T>> found;
+  std::vector<SoftBox<T>> left() const {
+    std::vector<SoftBox<T>> found;
     for (int64_t slot = 0; slot < size_; ++slot) {
       if (all.keys[slot] != kNoCandidate<T>) found.push_back({all.box(slot), all.scores[slot], all.indices[slot]});
     }
     return found;
   }
 
-  Candidates<T> all = {};
+  SoftList<T> all = {};
 
  private:
   void add_bounds(int64_t num_nodes) {
@@ -246,7 +250,7 @@ class CandidateTree {
 // round tells whether many stay: only then is the order of the tree worth finding.
 template <class T>
 int64_t soft_nms_list(
-    std::vector<Candidate<T>> left, const Rule<T>& rule, int64_t most,
+    std::vector<SoftBox<T>> left, const SoftRule<T>& rule, int64_t most,
     uint32_t* keep,  // [K]
     T* kept_scores)  // [K]
 {
@@ -262,7 +266,7 @@ int64_t soft_nms_list(
       ordered = true;
     }
     const int64_t in_round = has_many && first ? many / 8 + 1 : larger(size / 2, many / 4 + 1);
-    const CandidateTree<T> tree(left, ordered, slot_of);
+    const SoftTree<T> tree(left, ordered, slot_of);
     int64_t more = 0;
     run_simd<KeepBest>(&tree.all, &rule, smaller(most - kept, in_round), keep + kept, kept_scores + kept, &more);
     kept += more;

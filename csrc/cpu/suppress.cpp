@@ -19,11 +19,13 @@ struct SuppressFew {
 
   template <class T>
   TINYSSD_INLINE static void run(Task<T> task, int64_t most, BoxArrays<T> kept, int64_t* num_decided) {
+    Pace pace;
     int64_t i = 0, num_kept = 0;
     for (; i < task.size && num_kept < most; ++i) {
       const Box<T> box = task.ranked[i];
       const T box_area = area(box);
       const bool inert = !can_overlap(box, box_area);
+      pace.add(num_kept);
       task.keep[i] = inert || !meets(kept, num_kept, box, box_area, task.threshold);
       if (task.keep[i] != 0 && !inert) kept.set(num_kept++, box, box_area);
     }

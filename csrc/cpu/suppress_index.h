@@ -20,6 +20,8 @@ constexpr int64_t kListLanes = 32;  // kept boxes tested at once in a list
 // millions of such ones in one wave to be summed up.
 constexpr int64_t kNever = int64_t{1} << 40;
 
+constexpr int64_t kSearchCost = 150, kLookCost = 10;  // nanoseconds
+
 inline void count_work(int64_t work) { work_done() += work % kNever; }
 
 // One list, in the order of rank.
@@ -72,13 +74,16 @@ struct DecideOneByOne {
   template <class Index, class T>
   TINYSSD_INLINE static void run(Index* shared, Task<T> task, int64_t begin, int64_t end, int64_t* decided) {
     Index index = *shared;
+    Pace pace;
     int64_t i = begin, work = 0;
     for (; i < end; ++i) {
       const Box<T> box = task.ranked[i];
       const T box_area = area(box);
       const bool inert = !can_overlap(box, box_area);
+      const int64_t before = work;
       const bool gone = !inert && index.meets(box, box_area, &work);
       if (!index.affords(work, i - begin)) break;
+      pace.add(kSearchCost + kLookCost * (work - before));
       task.keep[i] = !gone;
       if (!gone && !inert) index.insert(i, box, box_area);
     }
@@ -92,10 +97,13 @@ struct LookUp {
   template <class Index, class T>
   TINYSSD_INLINE static void run(const Index* shared, Task<T> task, int64_t begin, int64_t end, int64_t* work) {
     const Index index = *shared;
+    Pace pace;
     for (int64_t i = begin; i < end; ++i) {
       const Box<T> box = task.ranked[i];
       const T box_area = area(box);
+      const int64_t before = *work;
       task.keep[i] = !can_overlap(box, box_area) || !index.meets(box, box_area, work);
+      pace.add(kSearchCost + kLookCost * (*work - before));
     }
   }
 };
@@ -106,12 +114,14 @@ struct DecideWave {
   TINYSSD_INLINE static void run(
       Index* shared, Task<T> task, int64_t begin, int64_t end, BoxArrays<T> list, int64_t* num_left) {
     Index index = *shared;
+    Pace pace;
     int64_t left = 0, kept = 0;
     for (int64_t i = begin; i < end; ++i) {
       const Box<T> box = task.ranked[i];
       const T box_area = area(box);
       if (task.keep[i] == 0 || !can_overlap(box, box_area)) continue;
       ++left;
+      pace.add(kept);
       task.keep[i] = !any_over<kListLanes>(list, 0, kept, box, box_area, task.threshold);
       if (task.keep[i] == 0) continue;
       list.set(kept++, box, box_area);
@@ -125,15 +135,17 @@ struct DecideWave {
 // The same, with threads.
 template <class Index, class T>
 int64_t decide_in_waves(Index& index, const Task<T>& task, int64_t begin) {
-  constexpr int64_t kLongest = 16, kLookUpCost = 150;
+  constexpr int64_t kLongest = 16;
   const int64_t aim = limits().wave, longest = kLongest * aim;
   std::unique_ptr<T[]> memory;
   const BoxArrays<T> list = empty_arrays(memory, longest);
   std::atomic<int64_t> work{0};
+  Pace pace;
   int64_t at = begin;
   for (int64_t wave = aim; at < task.size;) {
     const int64_t end = smaller(task.size, at + wave);
-    parallel(end - at, kLookUpCost, [&](int64_t first, int64_t last) {
+    pace.add(kSearchCost * (end - at));
+    parallel_parts(end - at, kSearchCost, [&](int64_t first, int64_t last) {
       int64_t own = 0;
       run_simd<LookUp>(static_cast<const Index*>(&index), task, at + first, at + last, &own);
       work += own;
