@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ if conftest.SIMT or "tinyssd_ops._C" not in sys.modules or not hasattr(signal, "
     pytest.skip("there are no CPU kernels here, or no timers", allow_module_level=True)
 
 SOON = 0.1  # seconds until the signal
-LATE = 2.0  # after it; a look is due every tenth of a second, and the machine may be busy
+LATE = 3.0  # after it; a look is due every tenth of a second, and the machine may be busy
 
 
 class StopError(Exception):
@@ -70,6 +71,18 @@ def soft_nms() -> Callable[[], object]:
     return lambda: ops.soft_nms(boxes, scores, score_threshold=None)
 
 
+def soft_nms_of_torch_ops() -> Callable[[], object]:
+    boxes, scores = crowd(1, 150_000)
+    return lambda: torch.ops.tinyssd_ops.soft_nms(boxes, scores, score_threshold=None)
+
+
+def soft_nms_compiled() -> Callable[[], object]:
+    boxes, scores = crowd(1, 150_000)
+    compiled = torch.compile(ops.soft_nms, backend="aot_eager", fullgraph=True, dynamic=True)
+    compiled(*crowd(1, 9), score_threshold=-0.5)
+    return lambda: compiled(boxes, scores, score_threshold=-0.5)
+
+
 def soft_nms_of_one_image() -> Callable[[], object]:
     """With several threads the one that calls has nothing to do, or another."""
     boxes, scores = crowd(3, 150_000)
@@ -82,7 +95,10 @@ def assign_anchors() -> Callable[[], object]:
     return lambda: ops.assign_anchors(anchors, boxes)
 
 
-@pytest.mark.parametrize("make", [soft_nms, soft_nms_of_one_image, assign_anchors])
+CALLS = [soft_nms, soft_nms_of_torch_ops, soft_nms_compiled, soft_nms_of_one_image, assign_anchors]
+
+
+@pytest.mark.parametrize("make", CALLS)
 @pytest.mark.parametrize(("handler", "error"), [(stop, StopError), (signal.default_int_handler, KeyboardInterrupt)])
 def test_a_handler_ends_the_op(
     make: Callable[[], Callable[[], object]],
@@ -130,3 +146,28 @@ def test_an_op_of_another_thread_goes_on(alarm: Callable[[Callable[..., Any]], N
         done.wait()
     assert done.wait(60)
     assert counts == [40_000]
+
+
+def test_ctrl_c() -> None:
+    program = (
+        "import torch, tinyssd_ops as ops\n"
+        "boxes = torch.tensor([0.0, 0, 1, 1]).expand(1, 150_000, 4) + torch.rand(1, 150_000, 1) / 2\n"
+        "scores = torch.rand(1, 150_000)\n"
+        "print('ready', flush=True)\n"
+        "ops.soft_nms(boxes, scores, score_threshold=None)\n"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + program,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(SOON)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        assert time.monotonic() - start < LATE
+    assert process.returncode == -signal.SIGINT
+    assert errors.endswith(b"KeyboardInterrupt\n")
