@@ -103,6 +103,15 @@ def native(request: pytest.FixtureRequest) -> Backend:
     return request.param
 
 
+@pytest.fixture(params=[1, 3], ids=["one thread", "threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Torch's threads: the calling one alone, and several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=_INFO["build"]["_C"]["simd_paths"] if _NATIVE_MODULE and not SIMT else ["none"])
 def simd_path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Forces each SIMD path that this CPU has, in turn."""

@@ -9,7 +9,7 @@ import os
 import signal
 
 import pytest
-import tinyssd.report.write  # noqa: F401  # See below.
+import tinyssd.report.write  # noqa: F401  # Once here, not in each process that forks.
 import torch
 import torch._dynamo
 from app_training import CONFIG, results

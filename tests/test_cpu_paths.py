@@ -40,14 +40,6 @@ THREADED = {"worth_a_thread": 0, "wave": 7, "least_in_waves": 1}
 NASTY = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-45, 1e-30, 3e-16, 1e-8, 1e15, 3e38, -3e38, cases.NAN, cases.INF, -cases.INF]
 
 
-@pytest.fixture(params=[1, 3], ids=["one thread", "threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def set_limits() -> Iterator[Callable[..., None]]:
     """Sets fields of the kernels' limits; afterwards all are as before."""

@@ -33,14 +33,6 @@ def stop(*_: Any) -> None:
     raise StopError
 
 
-@pytest.fixture(params=[1, 3], ids=["one thread", "threads"])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def alarm() -> Iterator[Callable[[Callable[..., Any]], None]]:
     """Sets a handler, and a timer that calls it."""
